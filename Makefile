@@ -1,0 +1,61 @@
+# The commands of the project. The environment is made once and used offline afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PYTHONWARNINGS ?= ignore::DeprecationWarning
+PYTEST := PYTHONWARNINGS= $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-unit test-spark test-jobs test-all check format bench ui clean java
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
+
+env: $(READY) ## The environment in .venv, with pinned versions
+
+$(READY): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "mltrust needs Python 3.11 or newer: found $$($(PYTHON) --version 2>&1 || echo none). Set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
+		{ echo "the packages could not be installed: the first time needs the network" >&2; exit 2; }
+	@touch $@
+
+java:
+	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; found=$$("$$java" -version 2>&1) || \
+		{ echo "mltrust needs Java 17 or 21 for Spark: no java found (JAVA_HOME or PATH)" >&2; exit 2; }; \
+	echo "$$found" | grep -qE 'version "(17|21)' || \
+		{ echo "mltrust needs Java 17 or 21 for Spark: found $$(echo "$$found" | head -n 1)" >&2; exit 2; }
+
+demo: java $(READY) ## A simulated lakehouse, all jobs, planted against found
+	$(BIN)/mltrust demo
+
+test: java $(READY) ## The suite without its slow part
+	$(PYTEST) tests/unit tests/oracle -m "not slow"
+	$(PYTEST) tests/spark -m "not slow"
+	$(PYTEST) tests/jobs tests/real -m "not slow"
+
+test-unit: $(READY) ## What needs no JVM
+	$(PYTEST) tests/unit tests/oracle -m "not slow"
+
+test-all: java $(READY) ## The whole suite
+	$(PYTEST) tests
+
+check: $(READY) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mltrust jobs
+	$(BIN)/lint-imports
+
+format: $(READY) ## Formats the code
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+bench: java $(READY) ## Benchmarks, side by side in one run
+	$(BIN)/python -m tests.bench
+
+ui: $(READY) ## The MLflow UI on what the demo left
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///.lakehouse/mlflow.db --host 127.0.0.1 --workers 1
+
+clean: ## Removes what demo and test made, not the environment
+	rm -rf .lakehouse spark-warehouse metastore_db derby.log dist build
