@@ -1,0 +1,1 @@
+"""What can be trusted of many models in production, from their immutable inference logs."""

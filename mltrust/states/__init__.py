@@ -1,0 +1,1 @@
+"""Mergeable sufficient statistics of units: what a scan leaves behind."""

@@ -1,0 +1,1 @@
+"""Inference on states: pure functions from counts and moments to results."""
