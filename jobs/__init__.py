@@ -1,0 +1,1 @@
+"""One file, one job: read, reduce, infer, write, exit."""

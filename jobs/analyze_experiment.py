@@ -1,0 +1,45 @@
+"""Reads an experiment: validity first, then effects by slice, then one verdict, in Delta and in MLflow."""
+
+import sys
+from datetime import datetime
+
+from pyspark.sql import SparkSession
+
+from mltrust import runtime
+from mltrust.conf import Conf
+from mltrust.experiment.readout import readout
+from mltrust.report.figures import forest
+from mltrust.report.readout import markdown, metrics
+from mltrust.spark import experiments
+from mltrust.verdicts import Exit, Verdict
+
+
+def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
+    """Replaces the results of this experiment and as_of; ends with the verdict of its decision set."""
+    experiment, limits, lake = conf.the_experiment(), conf.settings.limits, runtime.lakehouse(spark, conf)
+    if experiment.unit is None:
+        with runtime.tracked("analyze_experiment", conf, as_of, lake, {}) as tracked:
+            return tracked.conclude(Verdict.INCONCLUSIVE, "the conf states no unit (unit_id, request or bucket_id)")
+    lake.require("exposures", "unit_days", made_by="build_units")
+    inputs = runtime.units_built(lake, conf, as_of)
+    lake.ensure("experiment_effects", "experiment_checks")
+    with runtime.tracked("analyze_experiment", conf, as_of, lake, inputs) as tracked:
+        mine = {"experiment_id": experiment.experiment_id}
+        exposures, days = (lake.read(name, inputs[name], mine) for name in ("exposures", "unit_days"))
+        states = experiments.states(
+            exposures, days, experiment, as_of, max_cells=limits.max_cells, max_values=limits.max_values
+        )
+        found = readout(states, experiment)
+        where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
+        for name, results in (("experiment_effects", found.effects), ("experiment_checks", found.checks)):
+            rows = [row._asdict() | mine for row in results]
+            lake.replace(lake.rows(name, [row | tracked.stamp for row in rows]), name, where)
+            tracked.run.table(rows, f"{name}.json")
+        left_out = tracked.run.metrics(metrics(found))
+        tracked.run.figure(forest(found.effects), "forest.png")
+        tracked.run.tags({"recommendation": found.recommendation})
+        return tracked.conclude(found.verdict, markdown(found, experiment, as_of, left_out))
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(run, job="analyze_experiment", description=__doc__))

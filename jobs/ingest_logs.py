@@ -1,0 +1,95 @@
+"""Takes landing files into the log and the outcomes: every record once, rejects with reasons, balanced books."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mltrust import runtime
+from mltrust.conf import Conf
+from mltrust.errors import DataError
+from mltrust.record import OutcomeReader, RecordReader
+from mltrust.report.ingest import describe
+from mltrust.spark import logs
+from mltrust.verdicts import Exit
+
+log = logging.getLogger("mltrust")
+KINDS: dict[str, Literal["records", "outcomes"]] = {"inference_log": "records", "outcomes": "outcomes"}
+
+
+def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
+    """Ingests every landing file that was not read yet; breach above the conf's max_reject_share."""
+    lake = runtime.lakehouse(spark, conf)
+    lake.ensure(*KINDS, *(f"{table}_rejects" for table in KINDS), "ingest_batches")
+    streams = {table: _stream(spark, conf, table) for table in KINDS}
+    if not any(streams.values()):
+        raise DataError(f"no landing folder: expected files in {conf.settings.landing_folder(conf.log, 'records')}")
+    started = datetime.now(UTC)
+    with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
+        for table, stream in streams.items():
+            if stream is not None:
+                _ingest(stream, conf, table, checkpoint=lake.folder("checkpoints"))
+        entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(started)).collect()
+        books = [row.asDict() for row in entered]
+        summary = describe(books, conf.settings.ingest.max_reject_share)
+        tracked.run.metrics(summary.metrics)
+        tracked.run.table(books, "ingest_batches.json")
+        return tracked.conclude(summary.verdict, summary.markdown)
+
+
+def _stream(spark: SparkSession, conf: Conf, table: str) -> DataFrame | None:
+    folder = conf.settings.landing_folder(conf.log, KINDS[table])
+    try:
+        return logs.lines(spark, folder, conf.settings.ingest.max_files_per_batch)
+    except Exception as error:
+        if "PATH_NOT_FOUND" not in str(error):
+            raise
+        log.info("%s: no landing folder %s", table, folder)
+        return None
+
+
+def _ingest(stream: DataFrame, conf: Conf, table: str, checkpoint: str) -> None:
+    landing = logs.short_hash(conf.settings.landing_folder(conf.log, KINDS[table]))
+    query = (
+        stream.writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table))
+        .option("checkpointLocation", f"{checkpoint}/{table}-{landing}")
+        .trigger(availableNow=True)
+        .start()
+    )
+    query.awaitTermination()
+
+
+def ingest_batch(lines: DataFrame, number: int, *, conf: Conf, table: str) -> None:
+    """One batch of landing files. Done again after a crash, it comes to the same end."""
+    lake = runtime.lakehouse(lines.sparkSession, conf)
+    reader = RecordReader(conf.contract) if table == "inference_log" else OutcomeReader()
+    stored, key, ingested_at = lake.read(table), lake.tables[table].key, datetime.now(UTC)
+    with logs.kept(logs.parse(lines, reader, stored.schema)) as parsed:
+        batch = logs.batch_of(parsed)
+        if not batch.files:
+            return
+        arriving = logs.arriving(logs.ranked(parsed, key), stored.schema, batch.batch_id, ingested_at)
+        lake.insert_new(arriving, table, [day.isoformat() for day in batch.dates])
+        held = lake.read(table).where(F.col("event_date").isin(list(batch.dates)))
+        settled = logs.settled(parsed, held, key, batch.batch_id)
+        books = logs.books(settled, batch.batch_id, table, ingested_at)
+        lake.replace(
+            logs.rejects(settled, batch.batch_id, ingested_at),
+            f"{table}_rejects",
+            {"ingest_batch": batch.batch_id},
+        )
+        # The books come last: a batch that they name is whole.
+        lake.replace(
+            lake.rows("ingest_batches", [book._asdict() for book in books]),
+            "ingest_batches",
+            {"ingest_batch": batch.batch_id},
+        )
+    log.info("%s batch %d: %s", table, number, logs.totals(books))
+
+
+if __name__ == "__main__":
+    sys.exit(runtime.main(run, job="ingest_logs", description=__doc__))

@@ -1,0 +1,150 @@
+"""The command `mltrust`: the demo, which runs every job on simulated traffic and holds found against planted."""
+
+import argparse
+import runpy
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pyspark.sql import functions as F
+
+from mltrust import conf as confs
+from mltrust import runtime
+from mltrust.conf import Conf
+from mltrust.errors import DataError, MltrustError
+from mltrust.simulate.comparison import Compared, Found, compare, unplanted, verdict_of
+from mltrust.simulate.spec import Simulation
+from mltrust.simulate.truth import Planted, planted
+from mltrust.verdicts import Exit
+
+AS_OF = "2026-11-02T00:00Z"
+#: Tables of the records and of the outcomes, by the name that the simulation has for them.
+_STREAMS = {"records": "inference_log", "outcomes": "outcomes"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="mltrust", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo_parser = commands.add_parser("demo", help="simulate, run every job, compare planted with found")
+    demo_parser.add_argument("--conf", type=Path, default=Path("conf"), help="conf folder (default: conf)")
+    given = parser.parse_args(argv)
+    try:
+        return demo(given.conf)
+    except MltrustError as error:
+        print(f"mltrust: {error}", file=sys.stderr)
+        return Exit.INVALID
+
+
+class _Step(NamedTuple):
+    job: str
+    config: Path
+    expected: Exit
+
+
+def demo(folder: Path) -> int:
+    """0 where every planted truth was found and nothing else; 4 where not; the exit code of a job that died."""
+    simulated = folder / "simulations" / "demo.yaml"
+    conf = confs.load(simulated, "local")
+    simulation, _ = confs.read(Simulation, simulated)
+    _begin_anew(Path(conf.settings.root))
+    truths, started = planted(simulation), time.monotonic()
+    for step in _steps(folder, simulated, conf.log, list(simulation.experiments), truths):
+        exit_code = _run(step)
+        if exit_code in (1, Exit.INVALID):
+            return exit_code
+        if exit_code != step.expected:
+            print(f"    expected exit {step.expected:d}; the table below says why")
+    compared = compare(truths, found := _read(conf))
+    alarms = unplanted(truths, found)
+    _print_table(compared)
+    _print_end(compared, alarms, time.monotonic() - started)
+    return Exit.PASS if all(each.agrees for each in compared) and not alarms else Exit.BREACH
+
+
+def _begin_anew(root: Path) -> None:
+    """Removes what an earlier demo left, and nothing else."""
+    if not root.exists():
+        return
+    if not (root / "truth" / "demo.json").is_file() and any(root.iterdir()):
+        raise DataError(f"{root} exists and is not a demo's; move it away, the demo makes its own")
+    shutil.rmtree(root)
+
+
+def _steps(folder: Path, simulated: Path, log: str, experiments: list[str], truths: Sequence[Planted]) -> list[_Step]:
+    steps = [
+        _Step("simulate_traffic", simulated, Exit.PASS),
+        _Step("ingest_logs", folder / "contracts" / f"{log}.yaml", Exit.PASS),
+    ]
+    for name in experiments:
+        config = folder / "experiments" / f"{name}.yaml"
+        steps.append(_Step("build_units", config, Exit.PASS))
+        steps.append(_Step("analyze_experiment", config, Exit.of(verdict_of(name, truths))))
+    return steps
+
+
+def _run(step: _Step) -> int:
+    """Runs a job as its program runs, in this process, so that all share one Spark session."""
+    arguments = ["--config", str(step.config), "--env", "local", "--as-of", AS_OF]
+    print(f"$ python jobs/{step.job}.py {' '.join(arguments)}", flush=True)
+    before, started, exit_code = sys.argv, time.monotonic(), 0
+    sys.argv = [step.job, *arguments]
+    try:
+        runpy.run_module(f"mltrust_jobs.{step.job}", run_name="__main__")
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = before
+    print(f"    exit {exit_code:d} after {time.monotonic() - started:.1f} s", flush=True)
+    return exit_code
+
+
+def _read(conf: Conf) -> Found:
+    lake = runtime.lakehouse(runtime.session(conf.settings), conf)
+    rows = {
+        name: [row.asDict() for row in lake.read(name).collect()]
+        for name in ("experiment_effects", "experiment_checks")
+    }
+    rejects: dict[tuple[str, str], int] = {}
+    for stream, table in _STREAMS.items():
+        for row in lake.read(f"{table}_rejects").groupBy("reason_code").count().collect():
+            rejects[stream, row["reason_code"]] = row["count"]
+    books = lake.read("ingest_batches").groupBy("kind").agg(F.sum("duplicates").alias("n")).collect()
+    by_table = {row["kind"]: row["n"] for row in books}
+    duplicates = {stream: by_table.get(table, 0) for stream, table in _STREAMS.items()}
+    return Found(rows["experiment_effects"], rows["experiment_checks"], rejects, duplicates)
+
+
+def _print_table(compared: Sequence[Compared]) -> None:
+    rows = [("subject", "looked at", "planted", "expected", "found", "")]
+    rows += [
+        (row.subject, row.what, row.words, row.expected, found, "ok" if each.agrees else "MISSED")
+        for each in compared
+        for row, found in [each]
+    ]
+    widths = [max(len(row[at]) for row in rows) for at in range(6)]
+    print()
+    for number, row in enumerate(rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths).rstrip())
+
+
+def _print_end(compared: Sequence[Compared], alarms: Sequence[str], seconds: float) -> None:
+    missed = sum(not each.agrees for each in compared)
+    print(f"\n{len(compared) - missed} of {len(compared)} planted truths found, {missed} missed; ", end="")
+    print(f"{len(alarms)} alarms that were not planted; {seconds:.0f} s in all.")
+    for alarm in alarms:
+        print(f"  not planted: {alarm}")
+    print(
+        "\nWhere to look:\n"
+        "  make ui                              the runs, at http://127.0.0.1:5000: verdict, readout, forest plot\n"
+        "  notebooks/experiment_readout.ipynb   the same from the Delta tables\n"
+        "  .lakehouse/recommendations/          the tables; .lakehouse/truth/demo.json what was planted"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""Reads conf files into the specs of the package; every mistake is named with its file, path and expectation."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mltrust.contract import Contract
+from mltrust.errors import ConfError
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import MetricColumns
+
+T = TypeVar("T")
+Plain = dict[str, Any]  # what YAML holds, before it is read into a spec
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where MLflow keeps runs; `uri` None leaves it to MLFLOW_TRACKING_URI or the platform."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    uri: str | None = None
+    artifacts: str | None = None
+    experiment: str = "mltrust"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """Limits of ingest: files in one batch, and the share of rejects above which the job ends with 4."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    max_files_per_batch: int = 1000
+    max_reject_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.max_files_per_batch < 1:
+            raise ValueError(f"max_files_per_batch is {self.max_files_per_batch}, expected 1 or more")
+        if not 0 <= self.max_reject_share <= 1:
+            raise ValueError(f"max_reject_share is {self.max_reject_share}, expected a share in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Finest cells reduced at once, and values kept per slice attribute (the rest is `(other)`)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    max_cells: int = 20_000
+    max_values: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("max_cells", "max_values"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Days that the tables of the audit trail and the rebuildable ones keep log and deleted files."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    audit_days: int = 400
+    rebuild_days: int = 30
+
+    def __post_init__(self) -> None:
+        if min(self.audit_days, self.rebuild_days) < 1:
+            raise ValueError("audit_days and rebuild_days: expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an environment sets: base.yaml, overridden by env/<env>.yaml.
+
+    `root` is the lakehouse's folder or URI; relative ones are taken from the working folder. `catalog` names a
+    `catalog.schema` that holds the tables instead; checkpoints and staging stay under `root`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    root: str
+    catalog: str | None = None
+    landing: str | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    ingest: Ingest = field(default_factory=Ingest)
+    limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
+    master: str | None = None
+    spark: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.catalog is not None and self.catalog.count(".") != 1:
+            raise ValueError(f"catalog is {self.catalog!r}, expected catalog.schema")
+
+    def landing_folder(self, log: str, kind: Literal["records", "outcomes"]) -> str:
+        """Where producers of `log` put their files: `<landing>/<log>/records` and `.../outcomes`."""
+        return f"{self.landing or self.root + '/landing'}/{log}/{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conf:
+    """Everything a job was told: its settings, its subject and what the subject names.
+
+    `conf_hash` names what results depend on, `units_hash` what of it the unit tables depend on.
+    """
+
+    path: Path
+    env: str
+    settings: Settings
+    contract: Contract
+    columns: MetricColumns
+    experiment: Experiment | None
+    resolved: str
+    conf_hash: str
+    units_hash: str
+
+    @property
+    def log(self) -> str:
+        return self.contract.log
+
+    def the_experiment(self) -> Experiment:
+        if self.experiment is None:
+            raise ConfError(f"{self.path}: expected the conf of an experiment (conf/experiments/<id>.yaml)")
+        return self.experiment
+
+
+def load(config: Path, env: str) -> Conf:
+    """The conf of a job whose subject is in `config`: a contract, an experiment, or anything that names its `log`.
+
+    Raises ConfError with every mistake of every file at once.
+    """
+    if not config.is_file():
+        raise ConfError(f"{config}: no such file; expected conf/contracts/<log>.yaml or conf/experiments/<id>.yaml")
+    root = _conf_root(config)
+    settings, settings_plain = _settings(root, env)
+    resolved: dict[str, Plain] = {"settings": settings_plain}
+    resolved["subject"] = subject = _yaml(config)
+    experiment = _validated(Experiment, subject, str(config)) if config.parent.name == "experiments" else None
+    log = subject.get("log")
+    if not isinstance(log, str):
+        raise ConfError(f"{config}: log: missing; expected the name of a contract in {root / 'contracts'}")
+    contract, resolved["contract"] = read(Contract, _named(root / "contracts", log, config))
+    if contract.log != log:
+        raise ConfError(f"{root / 'contracts' / log}.yaml: log is {contract.log!r}, expected {log!r} as the file")
+    columns_file = root / "metrics" / f"{log}.yaml"
+    columns, resolved["metrics"] = (
+        read(MetricColumns, columns_file) if columns_file.is_file() else (MetricColumns(), {})
+    )
+    if experiment is not None and (problems := experiment.problems(columns)):
+        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    # What the result depends on: where it is kept is not part of it.
+    hashed = resolved | {"settings": settings_plain.get("limits", {})}
+    shaping = [subject.get(name) for name in ("experiment_id", "unit", "phases", "buckets")]
+    attributes = (subject.get("slices") or {}).get("attributes")
+    return Conf(
+        path=config,
+        env=env,
+        settings=settings,
+        contract=contract,
+        columns=columns,
+        experiment=experiment,
+        resolved=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        conf_hash=_hash(hashed),
+        units_hash=_hash([shaping, attributes, resolved["metrics"]]),
+    )
+
+
+def _hash(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read(spec: type[T], path: Path) -> tuple[T, Plain]:
+    """The spec in a YAML file, and the plain values it was made of."""
+    plain = _yaml(path)
+    return _validated(spec, plain, str(path)), plain
+
+
+def _validated(spec: type[T], plain: Plain, where: str) -> T:
+    try:
+        # JSON, because the Python mode of strict refuses lists for tuples.
+        return TypeAdapter(spec).validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        raise ConfError("\n".join(f"{where}: {line}" for line in _explain(spec, error))) from None
+
+
+def _explain(spec: type[object], error: ValidationError) -> list[str]:
+    lines = []
+    for each in error.errors(include_url=False):
+        path = ".".join(str(step) for step in each["loc"]) or "(top level)"
+        if each["type"] == "unexpected_keyword_argument":
+            known = _names_at(spec, each["loc"][:-1])
+            near = difflib.get_close_matches(str(each["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            lines.append(f"{path}: unknown key; {hint}")
+        elif each["type"] == "missing":
+            lines.append(f"{path}: missing")
+        else:
+            message = each["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(each["input"], dict) else f" (given {json.dumps(each['input'], default=str)})"
+            lines.append(f"{path}: {message}{given}")
+    return lines
+
+
+def _names_at(spec: object, path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the dataclass that lies at `path` inside `spec`."""
+    if typing.get_origin(spec) in (typing.Union, types.UnionType):
+        spec = next((each for each in typing.get_args(spec) if each is not type(None)), spec)
+    if not path:
+        return (
+            [each.name for each in dataclasses.fields(spec)]
+            if isinstance(spec, type) and dataclasses.is_dataclass(spec)
+            else []
+        )
+    if isinstance(spec, type) and dataclasses.is_dataclass(spec):
+        return _names_at(typing.get_type_hints(spec).get(str(path[0])), path[1:])
+    inner = typing.get_args(spec)
+    if typing.get_origin(spec) is dict:
+        return _names_at(inner[1], path[1:])
+    return _names_at(inner[0], path[1:]) if inner else []
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which plain YAML keeps the last without a word."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[object, object]:
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    seen: set[object] = set()
+    for key in own:
+        name = loader.construct_object(key)
+        if name in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key.start_mark)
+        seen.add(name)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def _yaml(path: Path) -> Plain:
+    try:
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfError(f"{path}: no YAML: {error}") from None
+    if not isinstance(plain, dict):
+        raise ConfError(f"{path}: expected a mapping at the top level, given {type(plain).__name__}")
+    return typing.cast(Plain, _jsonable(plain))
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(each) for each in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _conf_root(config: Path) -> Path:
+    for folder in config.resolve().parents:
+        if (folder / "env").is_dir():
+            return folder
+    raise ConfError(f"{config}: no folder above it holds env/; expected a file inside a conf/ folder")
+
+
+def _named(folder: Path, name: str, asked_by: Path) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(each.stem for each in folder.glob("*.yaml"))
+        raise ConfError(f"{asked_by}: log {name!r} has no {path}; known logs are {', '.join(known) or 'none'}")
+    return path
+
+
+def _settings(root: Path, env: str) -> tuple[Settings, Plain]:
+    path = root / "env" / f"{env}.yaml"
+    if not path.is_file():
+        known = sorted(each.stem for each in (root / "env").glob("*.yaml"))
+        raise ConfError(f"--env {env}: no {path}; expected one of {', '.join(known)}")
+    base = root / "base.yaml"
+    plain = _merged(_yaml(base) if base.is_file() else {}, _yaml(path))
+    return _validated(Settings, plain, f"{base} with {path}"), plain
+
+
+def _merged(base: Plain, over: Plain) -> Plain:
+    both = {
+        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return base | both

@@ -1,0 +1,193 @@
+"""The contract of a log: which records it accepts, how wire names map, and what each feature may hold.
+
+A contract is plain frozen values, so that a producer can check a record before it is written with the very
+rules that ingest will apply. Reading a record by a contract is `mltrust.record`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+FeatureType = Literal["boolean", "long", "double", "string", "timestamp"]
+Sensitivity = Literal["public", "internal", "personal", "sensitive"]
+Prediction = Literal["score", "action"]
+Scalar = bool | int | float | str
+
+# A feature may widen from one feature version to the next, never narrow or change its kind.
+_WIDER: Mapping[tuple[FeatureType, FeatureType], FeatureType] = {
+    ("long", "double"): "double",
+    ("double", "long"): "double",
+}
+
+#: Columns of the record that the wire must give, or the contract's constants.
+REQUIRED = (
+    "schema_version",
+    "request_id",
+    "event_time",
+    "model_name",
+    "model_version",
+    "feature_version",
+    "traffic",
+    "status",
+)
+OPTIONAL = (
+    "item_id",
+    "unit_id",
+    "experiments",
+    "error_type",
+    "prediction_score",
+    "action",
+    "propensity",
+    "latency_ms",
+    "infra",
+    "features",
+)
+EXPERIMENT_FIELDS = ("experiment_id", "bucket_id", "variant")
+TRAFFIC = ("production", "shadow")
+STATUS = ("ok", "error")
+_WIRE_COLUMNS = frozenset((*REQUIRED, *OPTIONAL, *(f"experiments.{name}" for name in EXPERIMENT_FIELDS)))
+
+
+class Reason(StrEnum):
+    """Why a record was rejected: the code in the rejects tables."""
+
+    UNPARSABLE = "unparsable"
+    UNKNOWN_SCHEMA_VERSION = "unknown_schema_version"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    OUTSIDE_DOMAIN = "outside_domain"
+    BAD_TIMESTAMP = "bad_timestamp"
+    UNKNOWN_FEATURE_VERSION = "unknown_feature_version"
+    INCONSISTENT = "inconsistent"
+    CONFLICTING_DUPLICATE = "conflicting_duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Bounds (both inclusive) or the admitted values of a feature."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values is not None and (self.min is not None or self.max is not None):
+            raise ValueError("give either min and max or values, not both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+
+    def holds(self, value: Scalar) -> bool:
+        if self.values is not None:
+            return value in self.values
+        if isinstance(value, str):
+            return True
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def __str__(self) -> str:
+        if self.values is not None:
+            return "one of " + ", ".join(self.values)
+        low = "-inf" if self.min is None else f"{self.min:g}"
+        return f"[{low}, {'inf' if self.max is None else f'{self.max:g}'}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One feature in one feature version.
+
+    Outside `domain` a value is impossible and its record is rejected; outside `expected` it is kept, and
+    drift's business.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    type: FeatureType
+    sensitivity: Sensitivity = "internal"
+    domain: Domain = field(default_factory=Domain)
+    expected: Domain = field(default_factory=Domain)
+
+    def __post_init__(self) -> None:
+        for name, domain in (("domain", self.domain), ("expected", self.expected)):
+            numeric = domain.min is not None or domain.max is not None
+            if numeric and self.type not in ("long", "double"):
+                raise ValueError(f"{name}: min and max are for long and double, this is a {self.type}")
+            if domain.values is not None and self.type != "string":
+                raise ValueError(f"{name}: values are for string, this is a {self.type}")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """How one version of the record looks on the wire.
+
+    `wire` maps a column to its wire name where they differ (`features.x`: inside the features object;
+    `experiments.x` as a column: the one experiment of a flat record); `constants` are the columns that this
+    version does not carry.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    wire: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for column in (*self.wire, *self.constants):
+            if column not in _WIRE_COLUMNS:
+                raise ValueError(
+                    f"{column!r} is no column of the record; expected one of {', '.join(sorted(_WIRE_COLUMNS))}"
+                )
+        if both := self.wire.keys() & self.constants.keys():
+            raise ValueError(f"{', '.join(sorted(both))}: both read from the wire and constant")
+        for column, admitted in (("traffic", TRAFFIC), ("status", STATUS)):
+            if self.constants.get(column, admitted[0]) not in admitted:
+                raise ValueError(f"constant {column} is {self.constants[column]!r}; expected one of {admitted}")
+
+    def wire_name(self, column: str) -> str:
+        return self.wire.get(column, column)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The contract of one log; features are listed per feature version."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    log: str
+    versions: dict[str, SchemaVersion]
+    features: dict[str, dict[str, Feature]]
+    prediction: Prediction = "score"
+
+    def __post_init__(self) -> None:
+        if not self.log.isidentifier():
+            raise ValueError(f"log {self.log!r}: expected letters, digits and _, as it names tables and folders")
+        if not self.versions:
+            raise ValueError("versions is empty: a contract accepts at least one schema version")
+        for name in {name for _, name, _ in self._each()}:
+            if not name.isidentifier():
+                raise ValueError(f"feature {name!r}: expected letters, digits and _")
+        self.feature_types()
+
+    def _each(self) -> Iterator[tuple[str, str, Feature]]:
+        for version, features in self.features.items():
+            for name, feature in features.items():
+                yield version, name, feature
+
+    def feature_types(self) -> dict[str, FeatureType]:
+        """Every feature of any version with its widest type, in the order of first appearance.
+
+        Raises ValueError where a feature changes its kind between versions: it must take a new name.
+        """
+        types: dict[str, FeatureType] = {}
+        for version, name, feature in self._each():
+            known = types.setdefault(name, feature.type)
+            if known == feature.type:
+                continue
+            wider = _WIDER.get((known, feature.type))
+            if wider is None:
+                raise ValueError(
+                    f"feature {name!r} is {known} in an earlier feature version and {feature.type} in {version!r}: "
+                    "a feature that changes its type takes a new name"
+                )
+            types[name] = wider
+        return types

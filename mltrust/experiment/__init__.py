@@ -1,0 +1,1 @@
+"""Is an experiment valid, and what does it say? Pure functions from states to results."""

@@ -1,0 +1,251 @@
+"""What does the experiment say? Effects with their verdicts, and the one recommendation that follows."""
+
+from collections.abc import Callable, Sequence
+from math import isnan, nan
+from typing import Literal, NamedTuple
+
+from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates, mature_block
+from mltrust.experiment.checks import Check, checks
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import KINDS, Metric
+from mltrust.slices import OVERALL
+from mltrust.stats.means import Arm, Comparison, non_inferiority, welch
+from mltrust.stats.multiplicity import benjamini_hochberg, holm
+from mltrust.stats.post_stratification import join_small, post_stratified
+from mltrust.verdicts import Verdict, combine
+
+Recommendation = Literal["ship", "do not ship", "keep running", "invalid"]
+
+#: Below these a slice has no verdict: units per arm, buckets per arm, events and non-events per arm of a share.
+MIN_UNITS, MIN_BUCKETS, MIN_EVENTS = 50, 20, 5
+
+
+class Effect(NamedTuple):
+    """A row of experiment_effects: one metric of one treatment in one slice."""
+
+    treatment: str
+    metric: str
+    slice_key: str
+    slice_value: str
+    method: str
+    role: str
+    direction: str
+    control: str
+    n_control: int
+    n_treatment: int
+    n_immature: int
+    n_missing: int
+    mean_control: float
+    mean_treatment: float
+    effect: float
+    std_error: float
+    df: float
+    statistic: float
+    pvalue: float
+    qvalue: float
+    n_family: int
+    ci_low: float
+    ci_high: float
+    rel_effect: float
+    rel_ci_low: float
+    rel_ci_high: float
+    non_inferiority_pvalue: float
+    alpha: float
+    verdict: Verdict
+    reason: str
+    decides: bool
+
+    @property
+    def overall(self) -> bool:
+        return (self.slice_key, self.slice_value) == OVERALL
+
+
+class Readout(NamedTuple):
+    """The verdict of the decision set, what to do about it and why, and all rows behind it."""
+
+    verdict: Verdict
+    recommendation: Recommendation
+    reasons: tuple[str, ...]
+    effects: tuple[Effect, ...]
+    checks: tuple[Check, ...]
+
+
+class _Reading(NamedTuple):
+    """A comparison before its family and its verdict are known."""
+
+    metric: Metric
+    treatment: str
+    states: SliceStates
+    comparison: Comparison
+    non_inferiority: float
+
+
+def readout(states: ExperimentStates, experiment: Experiment) -> Readout:
+    """Reads an experiment's states: checks first, then effects, then the recommendation."""
+    checked = checks(states, experiment)
+    effects = _effects(states, experiment)
+    deciding = [row.verdict for row in effects if row.decides] + [row.verdict for row in checked if row.decides]
+    verdict = combine(deciding)
+    recommendation, reasons = _recommend(effects, checked)
+    return Readout(verdict, recommendation, tuple(reasons), tuple(effects), tuple(checked))
+
+
+def _effects(states: ExperimentStates, experiment: Experiment) -> list[Effect]:
+    overall = [
+        _read(states.overall, experiment, metric, treatment)
+        for metric in experiment.metrics
+        for treatment in experiment.treatments
+    ]
+    rows = _overall_families(overall, experiment)
+    if experiment.unit == "bucket_id":  # slices vary within a bucket
+        return rows
+    for slices in states.sets.values():
+        for metric in experiment.metrics:
+            family = [
+                _read(each, experiment, metric, treatment) for each in slices for treatment in experiment.treatments
+            ]
+            rows += _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
+    return rows
+
+
+def _overall_families(overall: Sequence[_Reading], experiment: Experiment) -> list[Effect]:
+    """Holm over the treatments of each goal, none over guardrails, Benjamini-Hochberg within the other roles."""
+    rows: dict[tuple[str, str], Effect] = {}
+    families: dict[tuple[str, str], Callable[[Sequence[float]], Sequence[float]]] = {
+        **{("goal", metric.name): holm for metric in experiment.metrics if metric.role == "goal"},
+        **{("guardrail", metric.name): tuple for metric in experiment.metrics if metric.role == "guardrail"},
+        ("secondary", ""): benjamini_hochberg,
+        ("diagnostic", ""): benjamini_hochberg,
+    }
+    for (role, name), correct in families.items():
+        family = [each for each in overall if each.metric.role == role and name in ("", each.metric.name)]
+        for row in _judged(family, correct([each.comparison.pvalue for each in family]), experiment):
+            rows[row.metric, row.treatment] = row
+    return [rows[each.metric.name, each.treatment] for each in overall]
+
+
+def _read(states: SliceStates, experiment: Experiment, metric: Metric, treatment: str) -> _Reading:
+    """Compares a treatment with the control, within allocation phases where the weights of the arms changed."""
+    kind, alpha, control = KINDS[metric.kind], experiment.alpha, experiment.control
+    arms = [kind.arm(states.moments(metric, arm), metric) for arm in (control, treatment)]
+    df: float | None = None
+    if experiment.unit == "bucket_id":
+        df = max(1, arms[0].n + arms[1].n - 2)
+        comparison = welch(control=arms[0], treatment=arms[1], alpha=alpha, df=df)
+    elif experiment.weights_change:
+        phases = range(len(experiment.phases))
+        pairs = [(states.moments(metric, control, p), states.moments(metric, treatment, p)) for p in phases]
+        joined = [tuple(kind.arm(state, metric) for state in pair) for pair in join_small(pairs).pairs]
+        comparison = post_stratified([(c, t) for c, t in joined], alpha=alpha)
+    else:
+        comparison = kind.compare(control=arms[0], treatment=arms[1], alpha=alpha)
+    return _Reading(metric, treatment, states, comparison, _non_inferiority(metric, *arms, df=df))
+
+
+def _non_inferiority(metric: Metric, control: Arm, treatment: Arm, *, df: float | None) -> float:
+    if metric.margin is None:
+        return nan
+    good = metric.direction == "increase"
+    return non_inferiority(
+        control=control, treatment=treatment, margin=metric.margin, increase_is_good=good, df=df
+    ).pvalue
+
+
+def _judged(family: Sequence[_Reading], qvalues: Sequence[float], experiment: Experiment) -> list[Effect]:
+    n_family = sum(not isnan(qvalue) for qvalue in qvalues)
+    return [_effect(each, qvalue, n_family, experiment) for each, qvalue in zip(family, qvalues, strict=True)]
+
+
+def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experiment) -> Effect:
+    metric, states, compared = reading.metric, reading.states, reading.comparison
+    pair = (experiment.control, reading.treatment)
+    units = sum(states.count(UNITS, arm) for arm in pair)
+    mature = sum(states.count(mature_block(metric), arm) for arm in pair)
+    verdict, reason = _judge(reading, qvalue, experiment)
+    overall = tuple(states.slice) == OVERALL
+    decisive = metric.role in ("goal", "guardrail")
+    if experiment.decision_set is not None:
+        decisive = metric.name in experiment.decision_set
+    return Effect(
+        treatment=reading.treatment,
+        metric=metric.name,
+        slice_key=states.slice.slice_key,
+        slice_value=states.slice.slice_value,
+        role=metric.role,
+        direction=metric.direction,
+        control=experiment.control,
+        n_immature=units - mature,
+        n_missing=mature - compared.n_control - compared.n_treatment,
+        qvalue=qvalue,
+        n_family=n_family,
+        non_inferiority_pvalue=reading.non_inferiority,
+        alpha=experiment.alpha,
+        verdict=verdict,
+        reason=reason,
+        decides=overall and decisive,
+        **compared._asdict(),
+    )
+
+
+def _judge(reading: _Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
+    """The verdict of one effect: pass where the wanted claim is shown, breach where harm is, else inconclusive."""
+    metric, compared, alpha = reading.metric, reading.comparison, experiment.alpha
+    if too_small := _too_small(metric, compared, experiment):
+        return Verdict.INCONCLUSIVE, too_small
+    if isnan(qvalue):
+        return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"
+    better = (compared.effect > 0) == (metric.direction == "increase")
+    shown = qvalue <= alpha
+    if metric.role == "guardrail":
+        if reading.non_inferiority <= alpha:
+            return Verdict.PASS, f"a loss of the margin is excluded (p = {reading.non_inferiority:.2g})"
+        if shown and not better:
+            return Verdict.BREACH, f"worse by {abs(compared.effect):.4g} (q = {qvalue:.2g})"
+        return (
+            Verdict.INCONCLUSIVE,
+            f"a loss of the margin is not excluded (p = {reading.non_inferiority:.2g})",
+        )
+    if not shown:
+        return Verdict.INCONCLUSIVE, f"no effect shown (q = {qvalue:.2g})"
+    word = "better" if better else "worse"
+    return (
+        Verdict.PASS if better else Verdict.BREACH,
+        f"{word} by {abs(compared.effect):.4g} (q = {qvalue:.2g})",
+    )
+
+
+def _too_small(metric: Metric, compared: Comparison, experiment: Experiment) -> str:
+    least = MIN_BUCKETS if experiment.unit == "bucket_id" else MIN_UNITS
+    smaller = min(compared.n_control, compared.n_treatment)
+    if smaller < least:
+        return f"{smaller} units in an arm, at least {least} needed"
+    if KINDS[metric.kind].unit_value == "any":
+        arms = ((compared.n_control, compared.mean_control), (compared.n_treatment, compared.mean_treatment))
+        events = min(n * share for n, mean in arms for share in (mean, 1 - mean))
+        if round(events) < MIN_EVENTS:
+            return f"{round(events)} units with or without the event in an arm, at least {MIN_EVENTS} needed"
+    return ""
+
+
+def _recommend(effects: Sequence[Effect], checked: Sequence[Check]) -> tuple[Recommendation, list[str]]:
+    if failed := [each for each in checked if each.decides and each.verdict is Verdict.BREACH]:
+        return "invalid", [
+            _says(each.check, each.metric, each.slice_key, each.slice_value, each.reason) for each in failed
+        ]
+    deciding = [each for each in effects if each.decides]
+    said = {
+        verdict: [
+            _says(each.metric, each.treatment, "", "", each.reason) for each in deciding if each.verdict is verdict
+        ]
+        for verdict in Verdict
+    }
+    if said[Verdict.BREACH]:
+        return "do not ship", said[Verdict.BREACH]
+    if deciding and not said[Verdict.INCONCLUSIVE]:
+        return "ship", said[Verdict.PASS]
+    return "keep running", said[Verdict.INCONCLUSIVE] or ["nothing decides"]
+
+
+def _says(subject: str, whose: str, slice_key: str, slice_value: str, reason: str) -> str:
+    where = f" in {slice_key}:{slice_value}" if slice_key else ""
+    return f"{subject}{f' ({whose})' if whose else ''}{where}: {reason}"

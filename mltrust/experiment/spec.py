@@ -1,0 +1,107 @@
+"""What an experiment's conf says: units, arms, time, metrics, slices and what decides."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import ClassVar, Literal
+
+from mltrust.metrics import Metric, MetricColumns, unknown_columns
+from mltrust.slices import Slicing
+
+UnitKind = Literal["unit_id", "request", "bucket_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment.
+
+    `phases` maps the first UTC day of each allocation to the weights of the arms. `decision_set` names the
+    metrics whose overall effects decide (default: goals and guardrails); failed checks always do.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    experiment_id: str
+    log: str
+    control: str
+    phases: dict[date, dict[str, float]]
+    metrics: tuple[Metric, ...]
+    unit: UnitKind | None = None
+    buckets: dict[str, str] = field(default_factory=dict)
+    slices: Slicing = field(default_factory=Slicing)
+    planned_end: date | None = None
+    alpha: float = 0.05
+    srm_alpha: float = 0.001
+    decision_set: tuple[str, ...] | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases is empty; expected the first day with the weights of the arms")
+        for day, weights in self.phases.items():
+            if weights.keys() != self._weights().keys():
+                raise ValueError(
+                    f"phases.{day}: arms {sorted(weights)}, in the first phase {sorted(self._weights())}"
+                )
+            if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+                raise ValueError(
+                    f"phases.{day}: weights {list(weights.values())}, expected none below 0 and one above"
+                )
+        if self.control not in self.arms:
+            raise ValueError(f"control {self.control!r} is none of the arms {', '.join(self.arms)}")
+        if len(self.arms) < 2:
+            raise ValueError(f"arms: only {self.control!r}, expected a treatment beside it")
+        if strange := set(self.buckets.values()) - set(self.arms):
+            raise ValueError(f"buckets map to {', '.join(sorted(strange))}, which is none of the arms")
+        if self.unit == "bucket_id" and not self.buckets:
+            raise ValueError("buckets is empty; the unit bucket_id needs every bucket with its arm")
+        for name, level in (("alpha", self.alpha), ("srm_alpha", self.srm_alpha)):
+            if not 0 < level < 1:
+                raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
+        if not self.metrics:
+            raise ValueError("metrics is empty")
+        if twice := [name for name, n in Counter(metric.name for metric in self.metrics).items() if n > 1]:
+            raise ValueError(f"metrics: {', '.join(twice)} declared twice")
+        if self.unit == "bucket_id" and (shares := [each.name for each in self.metrics if each.kind == "proportion"]):
+            raise ValueError(f"metrics: {', '.join(shares)} is a share of units, and the units are buckets")
+        if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
+            raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
+
+    def _weights(self) -> dict[str, float]:
+        return next(iter(self.phases.values()))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self._weights())
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        return tuple(arm for arm in self.arms if arm != self.control)
+
+    @property
+    def start(self) -> date:
+        return min(self.phases)
+
+    @property
+    def weights_change(self) -> bool:
+        """Whether the shares of the arms differ between phases."""
+        shares = [[weights[arm] / sum(weights.values()) for arm in self.arms] for weights in self.phases.values()]
+        return any(share != shares[0] for share in shares)
+
+    def expected_counts(self, n_by_phase: Sequence[int]) -> list[float]:
+        """Units that each arm should have of those exposed in each phase (phases by date)."""
+        expected = dict.fromkeys(self.arms, 0.0)
+        for n, (_, weights) in zip(n_by_phase, sorted(self.phases.items()), strict=True):
+            for arm in self.arms:
+                expected[arm] += n * weights[arm] / sum(weights.values())
+        return list(expected.values())
+
+    def problems(self, columns: MetricColumns) -> list[str]:
+        """What does not fit the metric columns of the log."""
+        return [
+            f"metrics.{metric.name}: {', '.join(unknown)} is no metric column of log {self.log!r}; "
+            f"expected one of {', '.join(columns.names()) or '(none declared)'}"
+            for metric in self.metrics
+            if (unknown := unknown_columns(metric, columns.names()))
+        ]

@@ -1,0 +1,125 @@
+"""One MLflow run per job, with a description that leads with the verdict."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isnan
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.data.delta_dataset_source import DeltaDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+
+Scalar = bool | int | float | str | None
+#: What MLflow's run page still shows well.
+MAX_METRICS = 200
+_FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
+_MAX_PARAM, _MAX_TAG = 6000, 8000
+
+
+class Server(NamedTuple):
+    """A tracking server; None leaves the choice to the environment or the platform."""
+
+    uri: str | None
+    artifacts: str | None
+    experiment: str
+
+
+class Run:
+    """An active MLflow run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def params(self, values: Mapping[str, Scalar]) -> None:
+        mlflow.log_params({metric_name(name): str(value)[:_MAX_PARAM] for name, value in values.items()})
+
+    def metrics(self, values: Mapping[str, float | None]) -> int:
+        """Logs what is no nan, the first MAX_METRICS of it; returns how many were left out."""
+        defined = {
+            metric_name(name): value for name, value in values.items() if value is not None and not isnan(value)
+        }
+        mlflow.log_metrics(dict(list(defined.items())[:MAX_METRICS]))
+        return max(0, len(defined) - MAX_METRICS)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        mlflow.set_tags({name: value[:_MAX_TAG] for name, value in values.items()})
+
+    def description(self, markdown: str) -> None:
+        """Markdown at the top of the run's page."""
+        self.tags({"mlflow.note.content": markdown})
+        self.text(markdown, "report.md")
+
+    def text(self, text: str, name: str) -> None:
+        mlflow.log_text(text, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        mlflow.log_figure(figure, name)
+        plt.close(figure)
+
+    def table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """Rows as a table of the run's page; none where there are no rows."""
+        if rows:
+            mlflow.log_table(pd.DataFrame([{key: _cell(value) for key, value in row.items()} for row in rows]), name)
+
+    def dataset(self, path: str, version: int, name: str) -> None:
+        """Names a Delta table at a version as an input of the run."""
+        by_name = "/" not in path
+        source = DeltaDatasetSource(
+            path=None if by_name else path,
+            delta_table_name=path if by_name else None,
+            delta_table_version=version,
+        )
+        mlflow.log_input(_Table(source, name=name, digest=f"v{version}"), context="input")
+
+
+class _Table(MetaDataset):
+    """A Delta table by name and version. MLflow's own Delta dataset reads the table to profile it."""
+
+    @property
+    def profile(self) -> None:
+        return None
+
+
+@contextmanager
+def run(name: str, server: Server, tags: Mapping[str, str]) -> Iterator[Run]:
+    """An MLflow run, marked failed with its error where the job dies."""
+    connect(server)
+    with mlflow.start_run(run_name=name) as active:
+        current = Run(active.info.run_id)
+        current.tags(tags)
+        try:
+            yield current
+        except BaseException as error:
+            current.tags({"verdict": "failed", "mlflow.note.content": f"**failed**: {error}"})
+            raise
+
+
+def connect(server: Server) -> None:
+    """Points MLflow at the server and its experiment, which is made where it is missing."""
+    if server.uri is not None:
+        _make_folder(server.uri)
+        mlflow.set_tracking_uri(server.uri)
+    if mlflow.get_experiment_by_name(server.experiment) is None:
+        artifacts = None if server.artifacts is None else Path(server.artifacts).absolute().as_uri()
+        mlflow.create_experiment(server.experiment, artifact_location=artifacts)
+    mlflow.set_experiment(server.experiment)
+
+
+def _make_folder(uri: str) -> None:
+    if uri.startswith("sqlite:///"):
+        os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
+
+
+def metric_name(name: str) -> str:
+    """`name` in the characters that MLflow admits."""
+    return _FORBIDDEN.sub("_", name)
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

@@ -1,0 +1,165 @@
+"""Metric columns of a log, metrics of an experiment, and the registry of metric kinds.
+
+A kind says which columns of a unit it needs, how they become an arm, and how two arms are compared. Adding one
+is one decorated function: conf validation, the Spark reduction and the readout pick it up.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+from mltrust.states.moments import Moments
+from mltrust.stats.means import Arm, Comparison, Margin, mean_arm, proportion, welch
+from mltrust.stats.ratios import ratio_arm
+
+Role = Literal["goal", "guardrail", "secondary", "diagnostic"]
+Direction = Literal["increase", "decrease"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestColumn:
+    """A column summed over a unit's requests: of the SQL expression `value`, or of how often it is not null."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    value: str
+    aggregate: Literal["sum", "count"] = "sum"
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeColumn:
+    """A column summed over a unit's outcomes named `outcome`: of their values, or of how many there are."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    outcome: str
+    aggregate: Literal["sum", "count"] = "sum"
+
+
+RESERVED = frozenset(
+    ("experiment_id", "unit_kind", "unit_id", "day", "n_requests", "n_predictions", "variant", "phase")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricColumns:
+    """Metric columns of one log, one DOUBLE each in unit_days, declared once for all its experiments."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    requests: dict[str, RequestColumn] = field(default_factory=dict)
+    outcomes: dict[str, OutcomeColumn] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if twice := self.requests.keys() & self.outcomes.keys():
+            raise ValueError(f"{', '.join(sorted(twice))}: declared under both requests and outcomes")
+        for name in self.names():
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(
+                    f"column {name!r}: expected letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
+                )
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.requests, *self.outcomes)
+
+
+#: What every experiment can use without declaring it.
+BUILT_IN_COLUMNS = ("n_requests", "n_predictions")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A quantity compared between variants; the observation is the unit.
+
+    `direction` is the wanted one. Without `window_days` a metric counts to as_of. `margin` is the harm that a
+    guardrail must exclude. `missing`: a unit without a value counts as zero, or is left out.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    kind: str
+    numerator: str
+    denominator: str | None = None
+    role: Role = "secondary"
+    direction: Direction = "increase"
+    window_days: int | None = None
+    missing: Literal["zero", "exclude"] = "zero"
+    margin: Margin | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(sorted(KINDS))}")
+        needs = KINDS[self.kind].needs
+        if ("denominator" in needs) != (self.denominator is not None):
+            raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
+        if self.role == "guardrail" and self.margin is None:
+            raise ValueError(f"guardrail {self.name!r} has no margin: say which harm it must exclude")
+        if self.window_days is not None and self.window_days < 1:
+            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+
+    def columns(self) -> tuple[str, ...]:
+        """The metric columns that it reads."""
+        return (self.numerator,) if self.denominator is None else (self.numerator, self.denominator)
+
+
+class ToArm(Protocol):
+    def __call__(self, state: Moments, metric: Metric, /) -> Arm: ...
+
+
+class Compare(Protocol):
+    def __call__(self, *, control: Arm, treatment: Arm, alpha: float) -> Comparison: ...
+
+
+class Kind(NamedTuple):
+    """A kind of metric. `unit_value`: whether a unit's sum itself is observed, or only that it is above 0."""
+
+    needs: tuple[str, ...]
+    unit_value: Literal["sum", "any"]
+    arm: ToArm
+    compare: Compare
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(
+    name: str,
+    *,
+    needs: tuple[str, ...] = ("numerator",),
+    unit_value: Literal["sum", "any"] = "sum",
+    compare: Compare = welch,
+) -> Callable[[ToArm], ToArm]:
+    """Registers a function from the moments of a metric's columns to an arm as the metric kind `name`."""
+
+    def register(arm: ToArm) -> ToArm:
+        if name in KINDS:
+            raise ValueError(f"metric kind {name!r} is registered twice")
+        KINDS[name] = Kind(needs, unit_value, arm, compare)
+        return arm
+
+    return register
+
+
+@kind("mean")
+def mean(state: Moments, metric: Metric) -> Arm:
+    """Mean over units of the numerator's sum."""
+    return mean_arm(state, metric.numerator)
+
+
+@kind("proportion", unit_value="any", compare=proportion)
+def share(state: Moments, metric: Metric) -> Arm:
+    """Share of units whose numerator is above 0."""
+    return mean_arm(state, metric.numerator)
+
+
+@kind("ratio", needs=("numerator", "denominator"))
+def ratio(state: Moments, metric: Metric) -> Arm:
+    """Sum of the numerator over the sum of the denominator, with the delta method's variance per unit."""
+    assert metric.denominator is not None
+    return ratio_arm(state, metric.numerator, metric.denominator)
+
+
+def unknown_columns(metric: Metric, columns: Mapping[str, object] | tuple[str, ...]) -> list[str]:
+    """Columns that the metric reads and nobody declared."""
+    return [name for name in metric.columns() if name not in columns and name not in BUILT_IN_COLUMNS]

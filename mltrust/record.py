@@ -1,0 +1,464 @@
+"""Reads one wire record by its contract: a typed row, or a rejection that says why.
+
+The same rules serve the producer and ingest; nothing here needs Spark. A row is a dict of the table's columns
+with Python values: event_time in microseconds since the epoch, event_date in days since the epoch.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+from mltrust.contract import (
+    EXPERIMENT_FIELDS,
+    STATUS,
+    TRAFFIC,
+    Contract,
+    Feature,
+    FeatureType,
+    Reason,
+    SchemaVersion,
+)
+
+Row = dict[str, object]
+_MICROS_A_DAY = 86_400_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Event times lie in [2000, 2100) UTC: in this range seconds, milliseconds and microseconds cannot be confused.
+_FIRST_SECOND, _END_SECOND = 946_684_800, 4_102_444_800
+_INTEGER = re.compile(r"[+-]?\d{1,40}\Z", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+
+
+class Rejected(NamedTuple):
+    """A record that the contract refuses, with what could be read of it."""
+
+    reason_code: Reason
+    reason: str
+    model_version: str | None = None
+    experiment_id: str | None = None
+    bucket_id: str | None = None
+
+
+class RecordError(ValueError):
+    """A record breaks its contract: `code` is the reason code, the message the reason in words."""
+
+    def __init__(self, code: Reason, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _given(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _wrong(field: str, value: object, expected: str) -> RecordError:
+    return RecordError(Reason.WRONG_TYPE, f"{field} is {_given(value)}, expected {expected}")
+
+
+def to_string(field: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise _wrong(field, value, "a string")
+
+
+def to_long(field: str, value: object) -> int:
+    if isinstance(value, str) and _INTEGER.match(value):
+        value = int(value)
+    elif isinstance(value, str) and _NUMBER.match(value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return value
+    raise _wrong(field, value, "a 64-bit integer")
+
+
+def to_double(field: str, value: object) -> float:
+    if (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and _NUMBER.match(value)
+    ):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise _wrong(field, value, "a finite number")
+
+
+def to_boolean(field: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise _wrong(field, value, "true or false")
+
+
+def to_timestamp(field: str, value: object) -> int:
+    """Microseconds since the epoch, from seconds, milliseconds or microseconds, or ISO 8601 with its UTC offset."""
+    if isinstance(value, str) and not _NUMBER.match(value):
+        return _from_iso(field, value)
+    if isinstance(value, str):
+        value = int(value) if _INTEGER.match(value) else float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        for per_second in (1, 1_000, 1_000_000):
+            if _FIRST_SECOND * per_second <= value < _END_SECOND * per_second:
+                return round(value * (1_000_000 // per_second))
+    raise RecordError(
+        Reason.BAD_TIMESTAMP,
+        f"{field} is {_given(value)}, expected seconds, milliseconds or microseconds since 1970 within "
+        "2000 to 2100, or ISO 8601 with its UTC offset",
+    )
+
+
+def _from_iso(field: str, value: str) -> int:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise RecordError(
+            Reason.BAD_TIMESTAMP,
+            f"{field} is {_given(value)}, expected ISO 8601 with its UTC offset, as 2026-11-23T08:00:00Z",
+        )
+    try:
+        micros = (moment - _EPOCH) // timedelta(microseconds=1)
+    except OverflowError:  # an offset may push the year 1 or 9999 over the edge
+        micros = -1
+    if not _FIRST_SECOND * 1_000_000 <= micros < _END_SECOND * 1_000_000:
+        raise RecordError(Reason.BAD_TIMESTAMP, f"{field} is {_given(value)}, expected a time within 2000 to 2100")
+    return micros
+
+
+COERCE: Mapping[FeatureType, Callable[[str, object], object]] = {
+    "boolean": to_boolean,
+    "long": to_long,
+    "double": to_double,
+    "string": to_string,
+    "timestamp": to_timestamp,
+}
+
+
+def parse(raw: bytes) -> dict[str, object]:
+    """The JSON object in `raw`; RecordError (unparsable) for anything else, and for a key given twice."""
+    try:
+        record = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_json)
+        # A lone surrogate is legal in JSON text and in no UTF-8 file; it must not reach a table.
+        if b"\\u" in raw:
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(Reason.UNPARSABLE, f"no UTF-8 text: {error.reason} at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise RecordError(Reason.UNPARSABLE, "a \\u escape is half of a surrogate pair") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(Reason.UNPARSABLE, f"no JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise RecordError(Reason.UNPARSABLE, f"expected a JSON object, given {_given(record)}")
+    return record
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+def _not_json(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def canonical(row: Row) -> str:
+    """Canonical JSON of an accepted row: keys sorted, nulls left out, typed values, times in ISO 8601 UTC."""
+    shown = row | {
+        "event_time": (_EPOCH + timedelta(microseconds=_int(row["event_time"]))).isoformat(timespec="microseconds"),
+        "event_date": (date(1970, 1, 1) + timedelta(days=_int(row["event_date"]))).isoformat(),
+    }
+    return json.dumps(_without_nulls(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def content_hash(row: Row) -> str:
+    """SHA-256 (hex) of the canonical JSON of an accepted row, by which sameness is decided."""
+    return hashlib.sha256(canonical(row).encode("utf-8")).hexdigest()
+
+
+def raw_text(raw: bytes) -> tuple[str, str]:
+    """(text, encoding) to keep a rejected record by: itself where it is text, else base64."""
+    try:
+        return raw.decode("utf-8"), "text"
+    except UnicodeDecodeError:
+        return base64.b64encode(raw).decode("ascii"), "base64"
+
+
+class _Fields:
+    """The wire fields of one record; what nobody asked for is `extra`."""
+
+    def __init__(self, record: dict[str, object]) -> None:
+        self.left = dict(record)
+
+    def take(self, name: str) -> object:
+        outer, _, inner = name.partition(".")
+        if not inner:
+            return self.left.pop(outer, None)
+        nested = self.left.get(outer)
+        if not isinstance(nested, dict) or inner not in nested:
+            return None
+        self.left[outer] = {key: value for key, value in nested.items() if key != inner}
+        return nested[inner]
+
+    def take_object(self, name: str) -> dict[str, object]:
+        value = self.left.pop(name, None)
+        if value is None:
+            return {}
+        if isinstance(value, dict):
+            return value
+        raise _wrong(name, value, "an object")
+
+    def keep(self, name: str, value: object) -> None:
+        """Puts back what was inside `name` and is unknown."""
+        if value:
+            self.left[name] = value
+
+    def extra(self) -> str | None:
+        """JSON of the fields that nobody took, None where there are none."""
+        if not self.left:
+            return None
+        try:
+            return json.dumps(self.left, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        except ValueError:  # 1e999 is read as infinity, which JSON cannot say
+            raise _wrong("an unknown field", self.left, "finite numbers") from None
+
+
+def _required(name: str, value: object) -> str:
+    if value is None or value == "":
+        raise RecordError(Reason.MISSING_FIELD, f"{name} is missing")
+    return to_string(name, value)
+
+
+def _optional(name: str, value: object) -> str | None:
+    return None if value is None else to_string(name, value)
+
+
+def _one_of(name: str, value: object, admitted: tuple[str, ...]) -> str:
+    text = _required(name, value)
+    if text not in admitted:
+        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {_given(text)}, expected one of {', '.join(admitted)}")
+    return text
+
+
+def _number(name: str, value: object, holds: Callable[[float], bool], expected: str) -> float | None:
+    if value is None:
+        return None
+    number = to_double(name, value)
+    if not holds(number):
+        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {_given(value)}, expected {expected}")
+    return number
+
+
+class RecordReader:
+    """Reads the records of one log. Stateless after construction, picklable."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._feature_types = contract.feature_types()
+
+    def read(self, raw: bytes) -> Row | Rejected:
+        """The row of an accepted record with its content_hash, else why it is refused."""
+        record: dict[str, object] = {}
+        try:
+            record = parse(raw)
+            version, layout = self._version(record)
+            row = self._row(version, layout, _Fields(record))
+        except RecordError as error:
+            return Rejected(error.code, str(error), *self._glimpse(record))
+        row["content_hash"] = content_hash(row)
+        return row
+
+    def _version(self, record: dict[str, object]) -> tuple[str, SchemaVersion]:
+        for version, layout in self._contract.versions.items():
+            if _Fields(record).take(layout.wire_name("schema_version")) == version:
+                return version, layout
+        names = sorted({layout.wire_name("schema_version") for layout in self._contract.versions.values()})
+        given = next((record[name] for name in names if name in record), None)
+        raise RecordError(
+            Reason.UNKNOWN_SCHEMA_VERSION,
+            f"{' or '.join(names)} is {_given(given)}, expected one of {', '.join(self._contract.versions)}",
+        )
+
+    def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, str | None]:
+        """model_version, experiment and bucket, as far as any known layout finds them."""
+        try:
+            layout = self._version(record)[1]
+        except RecordError:
+            layout = SchemaVersion()
+        fields = _Fields(record)
+        experiments = fields.take("experiments")
+        first = experiments[0] if isinstance(experiments, list) and experiments else None
+        if not isinstance(first, dict):
+            first = {name: fields.take(layout.wire_name(f"experiments.{name}")) for name in EXPERIMENT_FIELDS}
+        found = (
+            fields.take(layout.wire_name("model_version")),
+            first.get("experiment_id"),
+            first.get("bucket_id"),
+        )
+        model_version, experiment_id, bucket_id = (each if isinstance(each, str) else None for each in found)
+        return model_version, experiment_id, bucket_id
+
+    def _row(self, version: str, layout: SchemaVersion, fields: _Fields) -> Row:
+        def take(column: str) -> object:
+            constant = layout.constants.get(column)
+            return fields.take(layout.wire_name(column)) if constant is None else constant
+
+        take("schema_version")
+        experiments = self._experiments(layout, fields)
+        event_time = take("event_time")
+        if event_time is None:
+            raise RecordError(Reason.MISSING_FIELD, f"{layout.wire_name('event_time')} is missing")
+        micros = to_timestamp(layout.wire_name("event_time"), event_time)
+        feature_version = _required(layout.wire_name("feature_version"), take("feature_version"))
+        infra = fields.take_object(layout.wire_name("infra"))
+        score = take("prediction_score")
+        row: Row = {
+            "schema_version": version,
+            "request_id": _required(layout.wire_name("request_id"), take("request_id")),
+            "item_id": _optional("item_id", take("item_id")) or "",
+            "unit_id": _optional("unit_id", take("unit_id")) or None,
+            "event_time": micros,
+            "event_date": micros // _MICROS_A_DAY,
+            "model_name": _required(layout.wire_name("model_name"), take("model_name")),
+            "model_version": _required(layout.wire_name("model_version"), take("model_version")),
+            "feature_version": feature_version,
+            "experiments": experiments,
+            "traffic": _one_of("traffic", take("traffic"), TRAFFIC),
+            "status": _one_of("status", take("status"), STATUS),
+            "error_type": _optional("error_type", take("error_type")),
+            "prediction_score": None if score is None else to_double("prediction_score", score),
+            "action": _optional("action", take("action")),
+            "propensity": _number("propensity", take("propensity"), lambda p: 0 < p <= 1, "(0, 1]"),
+            "latency_ms": _number("latency_ms", take("latency_ms"), lambda ms: ms >= 0, "0 or more"),
+            "infra": {name: to_double(f"infra.{name}", value) for name, value in sorted(infra.items())} or None,
+            "features": self._features(feature_version, layout, fields),
+        }
+        row["extra"] = fields.extra()
+        self._check_prediction(row)
+        return row
+
+    def _check_prediction(self, row: Row) -> None:
+        score, action, failed = row["prediction_score"], row["action"], row["status"] == "error"
+        if failed and score is not None:
+            raise RecordError(Reason.INCONSISTENT, "prediction_score is given although status is error")
+        if failed or score is not None:
+            return
+        if self._contract.prediction == "score":
+            raise RecordError(Reason.MISSING_FIELD, "prediction_score is missing and status is ok")
+        if action is None:
+            raise RecordError(Reason.MISSING_FIELD, "both action and prediction_score are missing and status is ok")
+
+    def _features(self, version: str, layout: SchemaVersion, fields: _Fields) -> Row:
+        declared = self._contract.features.get(version)
+        if declared is None:
+            raise RecordError(
+                Reason.UNKNOWN_FEATURE_VERSION,
+                f"feature_version is {_given(version)}, expected one of {', '.join(self._contract.features)}",
+            )
+        given = fields.take_object(layout.wire_name("features"))
+        values: Row = dict.fromkeys(self._feature_types)
+        for name, feature in declared.items():
+            if given.get(name) is not None:
+                values[name] = self._feature(name, feature, given[name])
+        fields.keep("features", {name: value for name, value in given.items() if name not in declared})
+        return values
+
+    def _feature(self, name: str, feature: Feature, given: object) -> object:
+        value = COERCE[feature.type](f"features.{name}", given)
+        assert isinstance(value, bool | int | float | str)
+        if not feature.domain.holds(value):
+            raise RecordError(Reason.OUTSIDE_DOMAIN, f"features.{name} is {_given(given)}, expected {feature.domain}")
+        return to_double(name, value) if self._feature_types[name] == "double" else value
+
+    def _experiments(self, layout: SchemaVersion, fields: _Fields) -> list[Row]:
+        wire = {name: layout.wire.get(f"experiments.{name}") for name in EXPERIMENT_FIELDS}
+        if any(wire.values()):
+            one = {name: fields.take(wired) for name, wired in wire.items() if wired}
+            given: object = [one] if any(value is not None for value in one.values()) else []
+        else:
+            given = fields.take("experiments")
+        if given is None:
+            return []
+        if not isinstance(given, list):
+            raise _wrong("experiments", given, "an array of objects")
+        experiments: list[Row] = []
+        unknown: list[Row] = []
+        for element in given:
+            if not isinstance(element, dict):
+                raise _wrong("experiments", element, "an array of objects")
+            experiments.append(
+                {
+                    "experiment_id": _required("experiment_id", element.get("experiment_id")),
+                    "bucket_id": _optional("bucket_id", element.get("bucket_id")),
+                    "variant": _optional("variant", element.get("variant")),
+                }
+            )
+            unknown.append({name: value for name, value in element.items() if name not in EXPERIMENT_FIELDS})
+        ids = [each["experiment_id"] for each in experiments]
+        if len(set(ids)) < len(ids):
+            raise RecordError(Reason.INCONSISTENT, "experiments names one experiment_id twice")
+        fields.keep("experiments", unknown if any(unknown) else None)
+        return experiments
+
+
+class OutcomeReader:
+    """Reads outcomes; their wire names are the columns of the table. Stateless, picklable."""
+
+    def read(self, raw: bytes) -> Row | Rejected:
+        """The row of an accepted outcome with its content_hash, else why it is refused."""
+        try:
+            row = self._row(_Fields(parse(raw)))
+        except RecordError as error:
+            return Rejected(error.code, str(error))
+        row["content_hash"] = content_hash(row)
+        return row
+
+    def _row(self, fields: _Fields) -> Row:
+        event_time, value, revision = fields.take("event_time"), fields.take("value"), fields.take("revision")
+        if event_time is None:
+            raise RecordError(Reason.MISSING_FIELD, "event_time is missing")
+        micros = to_timestamp("event_time", event_time)
+        row: Row = {
+            "outcome_id": _required("outcome_id", fields.take("outcome_id")),
+            "revision": 0 if revision is None else to_long("revision", revision),
+            "request_id": _optional("request_id", fields.take("request_id")) or None,
+            "item_id": _optional("item_id", fields.take("item_id")),
+            "unit_id": _optional("unit_id", fields.take("unit_id")) or None,
+            "name": _required("name", fields.take("name")),
+            "value": None if value is None else to_double("value", value),
+            "event_time": micros,
+            "event_date": micros // _MICROS_A_DAY,
+        }
+        row["extra"] = fields.extra()
+        if row["request_id"] is None and row["unit_id"] is None:
+            raise RecordError(Reason.MISSING_FIELD, "both request_id and unit_id are missing")
+        if _int(row["revision"]) < 0:
+            raise RecordError(Reason.OUTSIDE_DOMAIN, f"revision is {row['revision']}, expected 0 or more")
+        return row

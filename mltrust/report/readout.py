@@ -1,0 +1,101 @@
+"""The readout of an experiment as people read it: Markdown, and the metrics of its MLflow run."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from math import isnan
+
+from mltrust.experiment.checks import Check
+from mltrust.experiment.readout import Effect, Readout
+from mltrust.experiment.spec import Experiment
+from mltrust.slices import Slice
+from mltrust.verdicts import Verdict
+
+_SHOWN = 15
+
+
+def metrics(found: Readout) -> dict[str, float | None]:
+    """Metrics of the run, overall ones first: `effect/<metric>/<slice>`, `pvalue/...` and `srm/<slice>`.
+
+    With several treatments their names stand between metric and slice.
+    """
+    several = len({row.treatment for row in found.effects}) > 1
+    named: dict[str, float | None] = {}
+    for row in sorted(found.effects, key=lambda each: not each.overall):
+        where = str(Slice(row.slice_key, row.slice_value))
+        name = f"{row.metric}/{row.treatment}/{where}" if several else f"{row.metric}/{where}"
+        named[f"effect/{name}"] = row.effect
+        if row.overall:
+            named[f"pvalue/{name}"] = row.pvalue
+    srm = {f"srm/{Slice(row.slice_key, row.slice_value)}": row.pvalue for row in found.checks if row.check == "srm"}
+    overall = [name for name in named if name.endswith("/overall")]
+    return {name: named[name] for name in overall} | srm | named
+
+
+def markdown(found: Readout, experiment: Experiment, as_of: datetime, n_metrics_left_out: int = 0) -> str:
+    """The readout in one page, after its verdict: what to do and why, checks, overall effects, notable slices."""
+    parts = [
+        f"**{found.recommendation}** — `{experiment.experiment_id}` as of {as_of:%Y-%m-%d}. {experiment.description}",
+        "\n".join(f"- {reason}" for reason in found.reasons),
+        "### Checks",
+        _checks([row for row in found.checks if row.slice_key == "" or row.verdict is not Verdict.PASS][:_SHOWN]),
+        f"{_count(found.checks)} checks in all; see `experiment_checks`.",
+        "### Overall effects",
+        _effects([row for row in found.effects if row.overall]),
+    ]
+    notable = [row for row in found.effects if not row.overall and row.verdict is Verdict.BREACH]
+    if notable:
+        parts += ["### Slices that lose", _effects(sorted(notable, key=lambda row: row.qvalue)[:_SHOWN])]
+    parts.append(f"{_count(found.effects)} effects in all; see `experiment_effects`. Units are {experiment.unit}.")
+    if n_metrics_left_out:
+        parts.append(f"{n_metrics_left_out} metrics are in the tables only: a run shows its first 200.")
+    return "\n\n".join(parts)
+
+
+def _count(rows: Sequence[Effect | Check]) -> str:
+    counts = {verdict: sum(row.verdict is verdict for row in rows) for verdict in Verdict}
+    return f"{len(rows)} ({', '.join(f'{n} {verdict}' for verdict, n in counts.items())})"
+
+
+def _checks(rows: Sequence[Check]) -> str:
+    lines = ["| check | slice | verdict | p | what it says |", "|---|---|---|--:|---|"]
+    for row in rows:
+        name = " ".join(filter(None, (row.check, row.metric, row.treatment)))
+        where = Slice(row.slice_key, row.slice_value)
+        lines.append(f"| {name} | {where} | {row.verdict} | {number(row.pvalue)} | {row.reason} |")
+    return "\n".join(lines)
+
+
+def _effects(rows: Sequence[Effect]) -> str:
+    lines = [
+        "| metric | role | treatment | slice | control | treatment | effect [interval] | relative | q | verdict |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        cells = (
+            row.metric,
+            row.role,
+            row.treatment,
+            str(Slice(row.slice_key, row.slice_value)),
+            f"{number(row.mean_control)} (n {row.n_control:,})",
+            f"{number(row.mean_treatment)} (n {row.n_treatment:,})",
+            f"{number(row.effect)} [{number(row.ci_low)}, {number(row.ci_high)}]",
+            relative(row),
+            number(row.qvalue),
+            str(row.verdict),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def relative(row: Effect) -> str:
+    """The relative effect in per cent with its interval, which may be unbounded."""
+    if isnan(row.rel_effect):
+        return "undefined"
+    if isnan(row.rel_ci_low):
+        return f"{row.rel_effect:+.1%} (unbounded)"
+    return f"{row.rel_effect:+.1%} [{row.rel_ci_low:+.1%}, {row.rel_ci_high:+.1%}]"
+
+
+def number(value: float) -> str:
+    """Four digits, or a dash for what is undefined."""
+    return "–" if isnan(value) else f"{value:.4g}"

@@ -1,0 +1,210 @@
+"""What a job runs in: its arguments, its session, its exit code."""
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from mltrust import conf as confs
+from mltrust.conf import Conf, Settings
+from mltrust.errors import ConfError, DataError, MltrustError, PlatformError
+from mltrust.io import tracking
+from mltrust.io.tables import Lakehouse, Versions
+from mltrust.verdicts import Exit, Verdict
+
+log = logging.getLogger("mltrust")
+
+DELTA_PACKAGE = "io.delta:delta-spark_4.1_2.13:4.4.0"
+_DELTA = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+# What every result depends on, whoever made the session.
+_SEMANTICS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+# Delta's defaults are for large tables: CREATE took 51 s with them on one machine and 4 s with these.
+_SMALL_TABLES = {
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.memory": "2g",
+}
+
+Run = Callable[[SparkSession, Conf, datetime], Exit]
+
+
+def session(settings: Settings, app: str = "mltrust") -> SparkSession:
+    """The session to work in: the one that is there, else a local one with Delta where the environment has a master.
+
+    Raises PlatformError where there is no session and no Java to start one.
+    """
+    given = SparkSession.getActiveSession()
+    spark = given if given is not None else _new_session(settings, app)
+    for key, value in _SEMANTICS.items():
+        with suppress(Exception):  # some platforms fix these and refuse to set them; the check below decides
+            spark.conf.set(key, value)
+    if (zone := spark.conf.get("spark.sql.session.timeZone")) not in ("UTC", "Etc/UTC"):
+        raise PlatformError(f"spark.sql.session.timeZone is {zone!r}, expected UTC: every window is a UTC window")
+    return spark
+
+
+def _new_session(settings: Settings, app: str) -> SparkSession:
+    builder = SparkSession.builder.appName(app)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM and chosen master and JARs
+    if settings.master is None or submitted:
+        for key, value in settings.spark.items():
+            builder = builder.config(key, value)
+        return builder.getOrCreate()
+    _require_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    with resources.as_file(resources.files("mltrust") / "ivysettings.xml") as ivy:
+        options = {
+            **_DELTA,
+            **_SEMANTICS,
+            **_SMALL_TABLES,
+            "spark.jars.packages": DELTA_PACKAGE,
+            "spark.jars.ivySettings": str(ivy),
+            "spark.sql.warehouse.dir": str(Path(settings.root, "warehouse").absolute()),
+            **settings.spark,
+        }
+        builder = builder.master(settings.master)
+        for key, value in options.items():
+            builder = builder.config(key, value)
+        spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")  # our own local session is never a Connect one
+    return spark
+
+
+def _require_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    try:
+        found = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        raise PlatformError("no Java found (JAVA_HOME or PATH); Spark needs Java 17 or 21") from None
+    if not any(f'version "{major}' in found for major in ("17", "21")):
+        raise PlatformError(f"Java is {found.splitlines()[0]}, expected Java 17 or 21")
+
+
+def lakehouse(spark: SparkSession, conf: Conf) -> Lakehouse:
+    """The tables of the conf's log."""
+    settings = conf.settings
+    return Lakehouse(
+        spark,
+        conf.contract,
+        root=settings.root,
+        catalog=settings.catalog,
+        metric_columns=conf.columns.names(),
+        keep_days={"audit": settings.retention.audit_days, "rebuild": settings.retention.rebuild_days},
+    )
+
+
+class Tracked:
+    """A job's MLflow run, and what every result row says of its origin."""
+
+    def __init__(self, run: tracking.Run, conf: Conf, as_of: datetime, inputs: Versions) -> None:
+        self.run = run
+        self.stamp: dict[str, object] = {
+            "run_id": run.run_id,
+            "conf_hash": conf.conf_hash,
+            "as_of": as_of,
+            "input_versions": inputs,
+            "written_at": datetime.now(UTC),
+        }
+
+    def conclude(self, verdict: Verdict, words: str) -> Exit:
+        """Ends the run's page with its verdict, first in its description; returns the exit code."""
+        self.run.tags({"verdict": verdict})
+        self.run.description(f"**{verdict}**: {words}")
+        log.info("%s: %s", verdict, words.splitlines()[0])
+        return Exit.of(verdict)
+
+
+@contextmanager
+def tracked(job: str, conf: Conf, as_of: datetime, lake: Lakehouse, inputs: Versions) -> Iterator[Tracked]:
+    """The job's MLflow run: what it was told and what it read; the job adds what it found."""
+    to = conf.settings.tracking
+    subject = conf.path.stem
+    tags = {
+        "job": job,
+        "log": conf.log,
+        "subject": subject,
+        "conf_hash": conf.conf_hash,
+        **({} if conf.experiment is None else {"experiment": conf.experiment.experiment_id}),
+        **{f"version.{name}": str(version) for name, version in inputs.items()},
+    }
+    server = tracking.Server(to.uri, to.artifacts, to.experiment)
+    with tracking.run(f"{job} {subject}", server, tags) as run:
+        run.params({"config": conf.path.name, "env": conf.env, "as_of": as_of.isoformat()})
+        run.text(conf.resolved, "conf.yaml")
+        for name, version in inputs.items():
+            run.dataset(lake.path(name), version, name)
+        yield Tracked(run, conf, as_of, inputs)
+
+
+def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
+    """The versions of the unit tables of an experiment and of what they were built from.
+
+    Raises DataError where they are missing, end before as_of, or were built by another conf.
+    """
+    experiment_id = conf.the_experiment().experiment_id
+    built = lake.metadata("unit_days", experiment_id=experiment_id)
+    again = f"run build_units --config {conf.path} --as-of {as_of:%Y-%m-%dT%H:%MZ}"
+    if not built:
+        raise DataError(f"unit_days holds nothing of experiment {experiment_id!r}; {again}")
+    reach = datetime.fromisoformat(str(built["as_of"]))
+    if reach < as_of:
+        raise DataError(f"unit_days of {experiment_id!r} ends at {reach}, expected {as_of} or later; {again}")
+    if built["units_hash"] != conf.units_hash:
+        raise DataError(f"unit, phases, buckets, slices or metric columns changed since unit_days was built; {again}")
+    inputs = built["input_versions"]
+    assert isinstance(inputs, dict)
+    return {**lake.versions("exposures", "unit_days"), **{str(name): int(n) for name, n in inputs.items()}}
+
+
+def parse_as_of(text: str) -> datetime:
+    """The UTC midnight in ISO 8601 that `text` names; ConfError for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfError(f"--as-of {text}: expected a UTC midnight, as 2026-11-23T00:00Z") from None
+    if moment.tzinfo is None or moment.astimezone(UTC).time() != datetime.min.time():
+        raise ConfError(f"--as-of {text}: expected a UTC midnight with its offset, as 2026-11-23T00:00Z")
+    return moment.astimezone(UTC)
+
+
+def _arguments(job: str, description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=job, description=description)
+    parser.add_argument("--config", required=True, type=Path, help="conf file of the job's subject")
+    parser.add_argument("--env", default="local", help="name of a file in conf/env/ (default: local)")
+    parser.add_argument("--as-of", default=None, help="UTC midnight, as 2026-11-23T00:00Z (default: today's)")
+    return parser.parse_args(argv)
+
+
+def main(run: Run, *, job: str, description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Runs a job as a program: arguments, conf, session, exit code. An operator's mistake is one message and 2."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    given = _arguments(job, description, argv)
+    try:
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        as_of = midnight if given.as_of is None else parse_as_of(given.as_of)
+        conf = confs.load(given.config, given.env)
+        exit_code = run(session(conf.settings, job), conf, as_of)
+    except MltrustError as error:
+        print(f"{job}: {error}", file=sys.stderr)  # noqa: T201 - the one message that an operator reads
+        return Exit.INVALID
+    log.info("%s: exit %d (%s)", job, exit_code, exit_code.name.lower())
+    return exit_code

@@ -1,0 +1,89 @@
+"""Planted against found: holds what the jobs found in a simulated lakehouse against its planted truth."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mltrust.simulate.truth import Planted
+from mltrust.verdicts import Verdict, combine
+
+Row = Mapping[str, object]
+
+
+class Found(NamedTuple):
+    """Rows of the result tables, as dicts, and the rejects and duplicates counted from them."""
+
+    effects: Sequence[Row]
+    checks: Sequence[Row]
+    rejects: Mapping[tuple[str, str], int]
+    duplicates: Mapping[str, int]
+
+
+class Compared(NamedTuple):
+    """One planted truth with what was found of it."""
+
+    planted: Planted
+    found: str
+
+    @property
+    def agrees(self) -> bool:
+        return self.found == self.planted.expected
+
+
+def compare(planted: Sequence[Planted], found: Found) -> list[Compared]:
+    """What was found of every planted truth; 'nothing' where there is no such row."""
+    return [Compared(row, _found(row, found)) for row in planted]
+
+
+def _found(row: Planted, found: Found) -> str:
+    if row.kind == "rejects":
+        return str(found.rejects.get((str(row.stream), str(row.reason_code)), 0))
+    if row.kind == "duplicates":
+        return str(found.duplicates.get(str(row.stream), 0))
+    where: dict[str, object] = {"experiment_id": row.experiment_id, "slice_key": row.slice_key}
+    if row.kind == "simpson":
+        rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
+    elif row.kind == "srm":
+        rows, where = found.checks, where | {"check": "srm", "slice_value": row.slice_value}
+    else:
+        rows, where = found.effects, where | {"metric": row.metric, "slice_value": row.slice_value}
+    verdicts = {str(each["verdict"]) for each in rows if where.items() <= each.items()}
+    return " and ".join(sorted(verdicts)) or "nothing"
+
+
+def unplanted(planted: Sequence[Planted], found: Found) -> list[str]:
+    """Failed checks and decision-set breaches that no planted truth explains, in words.
+
+    A mismatch or a reversal planted in an attribute also shows in the crossings with that attribute.
+    """
+    alarms = [row for row in (*found.effects, *found.checks) if row["decides"] and row["verdict"] == Verdict.BREACH]
+    return [_words(row) for row in alarms if not any(_explains(truth, row) for truth in planted)]
+
+
+def _explains(truth: Planted, row: Row) -> bool:
+    if truth.verdict is not Verdict.BREACH or truth.experiment_id != row["experiment_id"]:
+        return False
+    if "check" not in row:
+        return truth.kind == "effect" and truth.metric == row["metric"]
+    here = dict(zip(*(str(row[name]).split(" x ") for name in ("slice_key", "slice_value")), strict=False))
+    if row["check"] == "simpson":
+        return truth.kind == "simpson" and truth.slice_key in here
+    return truth.kind == "srm" and here.get(truth.slice_key) == truth.slice_value
+
+
+def _words(row: Row) -> str:
+    where = f" in {row['slice_key']}:{row['slice_value']}" if row["slice_key"] else ""
+    what = " ".join(str(row[name]) for name in ("check", "metric") if row.get(name))
+    return f"{row['experiment_id']}: {what}{where}: {row['reason']}"
+
+
+def verdict_of(experiment_id: str, planted: Sequence[Planted]) -> Verdict:
+    """The verdict that analyze_experiment should reach: of what decides, the overall effect and any breach."""
+    own = [row for row in planted if row.experiment_id == experiment_id and row.verdict is not None]
+    deciding = [
+        row for row in own if row.kind in ("effect", "clean") or (row.kind != "slice_effect" and _breach(row))
+    ]
+    return combine(row.verdict for row in deciding if row.verdict is not None)
+
+
+def _breach(row: Planted) -> bool:
+    return row.verdict is Verdict.BREACH

@@ -1,0 +1,124 @@
+"""What a simulation's conf says: how much traffic, which experiments with which truth, and how much dirt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import ClassVar
+
+from mltrust.simulate.faults import OUTCOME_FAULTS, RECORD_FAULTS, counts
+from mltrust.simulate.population import ATTRIBUTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """The truth of one experiment with the arms control and treatment.
+
+    `effect` is what treatment adds to the log-odds that a request ends in a purchase, `treatment_share` the
+    probability that a unit is treated. `effect_in` and `share_in` (attribute -> value -> number) replace them
+    where the unit has that value; each may name one attribute.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    effect: float = 0.0
+    effect_in: dict[str, dict[str, float]] = field(default_factory=dict)
+    treatment_share: float = 0.5
+    share_in: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, by in (("effect_in", self.effect_in), ("share_in", self.share_in)):
+            if len(by) > 1:
+                raise ValueError(f"{name} names {' and '.join(by)}, expected one attribute")
+            for attribute, values in by.items():
+                _known(f"{name}: attribute", (attribute,), ATTRIBUTES)
+                _known(f"{name}: {attribute}", values, ATTRIBUTES[attribute])
+        for share in (self.treatment_share, *(s for by in self.share_in.values() for s in by.values())):
+            if not 0 < share < 1:
+                raise ValueError(f"treatment_share is {share}, expected a probability above 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Dirt:
+    """How many units, as a share of all, have a faulty line beside their good ones, per fault."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    records: dict[str, float] = field(default_factory=dict)
+    outcomes: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, shares, faults in (
+            ("records", self.records, RECORD_FAULTS),
+            ("outcomes", self.outcomes, OUTCOME_FAULTS),
+        ):
+            _known(name, shares, faults)
+            if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
+                raise ValueError(f"{name}: shares of units, expected none below 0 and at most 1 together")
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Traffic of a recommendation service, seeded: the same simulation writes the same lines.
+
+    Shares are of units (`rating_share`), of requests (`legacy_share`, `extra_share`), of the champion's
+    requests (`shadow_share`) or of records (`error_share`). The treatment of the experiment `ranker` is
+    served by the candidate, everybody else by the champion.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    log: str
+    seed: int
+    n_units: int
+    start: date
+    days: int
+    ranker: str
+    experiments: dict[str, Plant]
+    requests_per_unit: float = 3.0
+    training_units: int = 6_000
+    model_name: str = "recommender"
+    shadow_share: float = 0.1
+    legacy_share: float = 0.02
+    extra_share: float = 0.01
+    error_share: float = 0.01
+    rating_share: float = 0.05
+    dirt: Dirt = field(default_factory=Dirt)
+    n_files: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more and below 2^63")
+        for name in ("n_units", "days", "training_units", "n_files"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not 1 < self.requests_per_unit <= 100:
+            raise ValueError(f"requests_per_unit is {self.requests_per_unit}, expected above 1 and at most 100")
+        for name in ("shadow_share", "legacy_share", "extra_share", "error_share", "rating_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a share in [0, 1]")
+        _known("ranker", (self.ranker,), self.experiments)
+        if sum(self.outcome_faults().values()) > self.n_ratings:
+            raise ValueError("dirt.outcomes: faulty outcomes are made of ratings, expected a larger rating_share")
+        if sum(self.record_faults().values()) > self.n_units:
+            raise ValueError("dirt.records: more faulty records than units")
+
+    @property
+    def n_ratings(self) -> int:
+        """Units that rate their first request."""
+        return round(self.rating_share * self.n_units)
+
+    @property
+    def n_legacy(self) -> int:
+        """Records of an old producer in the v01 form."""
+        return round(self.legacy_share * self.n_units * self.requests_per_unit)
+
+    def record_faults(self) -> dict[str, int]:
+        return counts(self.dirt.records, self.n_units)
+
+    def outcome_faults(self) -> dict[str, int]:
+        return counts(self.dirt.outcomes, self.n_units)
+
+
+def _known(where: str, given: Mapping[str, object] | tuple[str, ...], known: Mapping[str, object]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; expected of {', '.join(sorted(known))}")

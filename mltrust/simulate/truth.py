@@ -1,0 +1,140 @@
+"""The truth that a simulation plants, as rows that can be held against what the jobs find."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mltrust.contract import Reason
+from mltrust.errors import ConfError, PlatformError
+from mltrust.simulate.faults import DUPLICATE
+from mltrust.simulate.landing import Written
+from mltrust.simulate.population import ATTRIBUTES
+from mltrust.simulate.spec import Plant, Simulation
+from mltrust.slices import OVERALL
+from mltrust.verdicts import Verdict
+
+Kind = Literal["effect", "slice_effect", "srm", "simpson", "clean", "rejects", "duplicates"]
+#: The metric that effects are planted in, by its name in the experiments' conf.
+GOAL = "conversion"
+
+
+class Planted(NamedTuple):
+    """One planted truth.
+
+    An experiment's has `experiment_id`, the `slice_key` and `slice_value` where it shows, and the `verdict`
+    that the `metric`, or the check of this kind, should reach. `clean`: no metric has anything to be found;
+    its verdict is `inconclusive`, as neither gain nor harm of the goal can be shown. `simpson`: `slice_key` is
+    what explains the reversal.
+
+    Dirt has the `stream` (records or outcomes), the `reason_code` of rejects, and the exact `n_lines`.
+    """
+
+    kind: Kind
+    words: str
+    experiment_id: str | None = None
+    metric: str | None = None
+    slice_key: str = ""
+    slice_value: str = ""
+    verdict: Verdict | None = None
+    stream: str | None = None
+    reason_code: str | None = None
+    n_lines: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """Whose truth it is: the experiment, or the stream."""
+        return self.experiment_id or self.stream or ""
+
+    @property
+    def what(self) -> str:
+        """What is looked at, in one cell of a table."""
+        where = f" in {self.slice_key}:{self.slice_value}" if self.slice_value else ""
+        return (self.metric or self.reason_code or self.kind) + where
+
+    @property
+    def expected(self) -> str:
+        return str(self.verdict if self.verdict is not None else self.n_lines)
+
+
+def planted(simulation: Simulation) -> tuple[Planted, ...]:
+    """Everything that the simulation plants, experiments first.
+
+    Verdicts are those of a simulation large enough to show its effects, as conf/simulations/demo.yaml is;
+    numbers of lines hold at any size.
+    """
+    experiments = simulation.experiments.items()
+    return (
+        *(row for name, plant in experiments for row in _of_experiment(name, plant)),
+        *_of_dirt("records", simulation.record_faults()),
+        *_of_dirt("outcomes", simulation.outcome_faults()),
+    )
+
+
+def file(root: str, simulation_id: str) -> Path:
+    """Where the truth of a simulation is kept: beside the tables, away from the landing folders."""
+    if "://" in root:
+        raise ConfError(f"root is {root}, expected a folder of this machine or a mounted one to write the truth to")
+    return Path(root, "truth", f"{simulation_id}.json")
+
+
+def save(path: Path, simulation: Simulation, written: Written) -> None:
+    """Writes the planted truth, and how many lines of each kind were written, as JSON."""
+    document = {
+        "seed": simulation.seed,
+        "n_units": simulation.n_units,
+        "written": written._asdict(),
+        "planted": [row._asdict() for row in planted(simulation)],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PlatformError(f"{path}: the planted truth cannot be written: {error}") from None
+
+
+def _of_experiment(name: str, plant: Plant) -> Iterator[Planted]:
+    yield from _mismatches(name, plant)
+    if plant.share_in and plant.effect:
+        yield from _reversal(name, plant)
+    elif plant.effect:
+        words = "conversion gains" if plant.effect > 0 else "conversion loses"
+        yield Planted("effect", words, name, GOAL, *OVERALL, _verdict(plant.effect))
+    else:
+        yield Planted("clean", "no effect", name, GOAL, *OVERALL, Verdict.INCONCLUSIVE)
+    for attribute, values in plant.effect_in.items():
+        for value, effect in values.items():
+            words = f"{'gains' if effect > 0 else 'loses'} on {value}"
+            yield Planted("slice_effect", words, name, GOAL, attribute, value, _verdict(effect))
+
+
+def _reversal(name: str, plant: Plant) -> Iterator[Planted]:
+    (attribute,) = plant.share_in
+    ahead, pooled = ("ahead", "behind") if plant.effect > 0 else ("behind", "ahead")
+    words = f"{ahead} in every {attribute}, {pooled} pooled"
+    yield Planted("simpson", words, name, GOAL, attribute, "", Verdict.BREACH)
+    yield Planted("effect", f"pooled, {pooled} by Simpson's paradox", name, GOAL, *OVERALL, _verdict(-plant.effect))
+    for value in ATTRIBUTES[attribute]:
+        yield Planted("slice_effect", f"{ahead} on {value}", name, GOAL, attribute, value, _verdict(plant.effect))
+
+
+def _mismatches(name: str, plant: Plant) -> Iterator[Planted]:
+    yield Planted("srm", "arms as allocated", name, None, *OVERALL, Verdict.PASS)
+    for attribute, shares in plant.share_in.items():
+        for value, share in shares.items():
+            if share != plant.treatment_share:
+                words = f"{share:.0%} treated, not {plant.treatment_share:.0%}"
+                yield Planted("srm", words, name, None, attribute, value, Verdict.BREACH)
+
+
+def _of_dirt(stream: str, counts: Mapping[str, int]) -> Iterator[Planted]:
+    for fault, n in counts.items():
+        if fault == DUPLICATE:
+            yield Planted("duplicates", "the same line twice", stream=stream, n_lines=n)
+        else:
+            reason = Reason(fault)
+            yield Planted("rejects", str(reason).replace("_", " "), stream=stream, reason_code=reason, n_lines=n)
+
+
+def _verdict(effect: float) -> Verdict:
+    return Verdict.PASS if effect > 0 else Verdict.BREACH

@@ -1,0 +1,56 @@
+"""Slices: subpopulations by attributes fixed at first exposure, and how they are named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+OVERALL = ("", "")
+MISSING = "(null)"
+OTHER = "(other)"
+_JOIN = " x "
+
+
+class Slice(NamedTuple):
+    """A slice by its text names, as in the tables; overall is `''` and `''`."""
+
+    slice_key: str
+    slice_value: str
+
+    def __str__(self) -> str:
+        return f"{self.slice_key}:{self.slice_value}" if self.slice_key else "overall"
+
+
+@dataclass(frozen=True, slots=True)
+class Slicing:
+    """Which slices an experiment is read by.
+
+    `attributes` names each attribute's column in the log (`features.device`, `model_version`); `sets` are the
+    attributes crossed with one another, each attribute alone by default.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    attributes: dict[str, str] = field(default_factory=dict)
+    sets: tuple[tuple[str, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        for names in self.sets or ():
+            if unknown := set(names) - set(self.attributes):
+                raise ValueError(f"sets: {', '.join(sorted(unknown))} is no declared attribute")
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"sets: {list(names)} is empty or repeats an attribute")
+
+    def declared(self) -> tuple[tuple[str, ...], ...]:
+        """The declared sets, attributes sorted within each, none twice."""
+        sets = self.sets if self.sets is not None else tuple((name,) for name in self.attributes)
+        return tuple(dict.fromkeys(tuple(sorted(names)) for names in sets))
+
+
+def name_slice(values: Mapping[str, str]) -> Slice:
+    """The slice of these attribute values: attributes sorted, joined by " x ", values escaped likewise."""
+    names = sorted(values)
+    return Slice(_JOIN.join(map(_escape, names)), _JOIN.join(_escape(values[name]) for name in names))
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(_JOIN, " \\x ")

@@ -1,0 +1,199 @@
+"""A frame of units to moments per cell: one pass, any number of metrics, slices and arms.
+
+Each task centres and reduces its own rows with numpy (`mapInArrow`), one shuffle brings the partial states of a
+cell together, and Chan's formula merges them. 120 columns by `covar_pop` took 20 s where this took 4 s.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mltrust.slices import OTHER
+from mltrust.spark.codec import pack, unpack
+from mltrust.spark.logs import ArrowMap
+from mltrust.states.moments import Moments
+
+# Rows reduced at once in a task: many enough that numpy works on columns, few enough to stay in the cache.
+_CHUNK = 200_000
+_PARTIAL = "in_set INT, cell ARRAY<STRING>, part BIGINT, n ARRAY<BIGINT>, packed ARRAY<DOUBLE>"
+_ARROW = pa.schema(
+    [
+        ("in_set", pa.int32()),
+        ("cell", pa.list_(pa.string())),
+        ("part", pa.int64()),
+        ("n", pa.list_(pa.int64())),
+        ("packed", pa.list_(pa.float64())),
+    ]
+)
+
+
+class Block(NamedTuple):
+    """Columns whose moments are kept together, over the units where none of them is null.
+
+    `columns` are their names in the state; no column at all counts units. `where` names a flag that must be true.
+    """
+
+    name: str
+    sources: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    where: str | None = None
+
+
+class Cell(NamedTuple):
+    """The states of one cell of one set: the values of the set's keys, and a state per block."""
+
+    values: dict[str, str]
+    states: dict[str, Moments]
+
+
+CellKey = tuple[int, tuple[str, ...]]
+States = dict[CellKey, list[Moments]]
+
+
+def cells(frame: DataFrame, sets: Sequence[tuple[str, ...]], blocks: Sequence[Block]) -> list[list[Cell]]:
+    """For each set of key columns the cells that occur, sorted, with a state per block; one Spark job.
+
+    Key columns must not be null. The merge order is that of the partitions, so that the same partitioning
+    gives the same bits.
+    """
+    keys = tuple(dict.fromkeys(name for names in sets for name in names))
+    sources = tuple(dict.fromkeys(source for block in blocks for source in (*block.sources, *_flags(block))))
+    needed = frame.select(
+        *(F.col(name).cast("string").alias(name) for name in keys),
+        *(F.col(f"`{name}`").cast("double").alias(name) for name in sources),
+        F.spark_partition_id().cast("bigint").alias("part"),
+    )
+    # Positions, not names: names of sources hold characters that are no identifiers.
+    partial = needed.mapInArrow(_reducer(keys, sources, tuple(sets), tuple(blocks)), _PARTIAL)
+    merged = partial.repartition("in_set", "cell").mapInArrow(_merger(tuple(blocks)), _PARTIAL)
+    found: list[list[Cell]] = [[] for _ in sets]
+    for row in sorted(merged.collect(), key=lambda row: (row["in_set"], row["cell"])):
+        states = unpack([block.columns for block in blocks], row["n"], row["packed"])
+        values = dict(zip(sets[row["in_set"]], row["cell"], strict=True))
+        found[row["in_set"]].append(
+            Cell(values, {block.name: state for block, state in zip(blocks, states, strict=True)})
+        )
+    return found
+
+
+def _flags(block: Block) -> tuple[str, ...]:
+    return () if block.where is None else (block.where,)
+
+
+def _reducer(
+    keys: tuple[str, ...],
+    sources: tuple[str, ...],
+    sets: tuple[tuple[str, ...], ...],
+    blocks: tuple[Block, ...],
+) -> ArrowMap:
+    def reduce(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        total: States = {}
+        part = 0
+        for chunk in _chunks(batches):
+            part = chunk["part"][0].as_py()
+            values = {name: chunk[name].to_numpy(zero_copy_only=False) for name in sources}
+            codes = {name: chunk[name].combine_chunks().dictionary_encode() for name in keys}
+            for at, names in enumerate(sets):
+                labels, code = _group([codes[name] for name in names], chunk.num_rows)
+                _add(total, at, labels, [_states(block, values, code, len(labels)) for block in blocks])
+        yield _to_batch(total, part)
+
+    return reduce
+
+
+def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(each.num_rows for each in held) >= _CHUNK:
+            yield pa.Table.from_batches(held)
+            held = []
+    if any(each.num_rows for each in held):
+        yield pa.Table.from_batches(held)
+
+
+def _group(encoded: Sequence[pa.DictionaryArray], rows: int) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """The distinct key tuples of a chunk, and for each row which of them it has."""
+    combined = np.zeros(rows, dtype=np.int64)
+    for array in encoded:
+        combined = combined * len(array.dictionary) + array.indices.to_numpy()
+    distinct, first, code = np.unique(combined, return_index=True, return_inverse=True)
+    picked = [array.take(pa.array(first)).to_pylist() for array in encoded]
+    return list(zip(*picked, strict=True)) if encoded else [()] * len(distinct), code
+
+
+def _states(block: Block, values: dict[str, np.ndarray], code: np.ndarray, n_groups: int) -> list[Moments]:
+    sample = np.empty((len(code), len(block.sources)))
+    for at, source in enumerate(block.sources):
+        sample[:, at] = values[source]
+    there = ~np.isnan(sample).any(axis=1)
+    if block.where is not None:
+        there &= values[block.where] == 1
+    return Moments.by_group(block.columns, code[there], n_groups, sample[there])
+
+
+def _add(total: States, at: int, labels: Sequence[tuple[str, ...]], by_block: Sequence[list[Moments]]) -> None:
+    for label, states in zip(labels, zip(*by_block, strict=True), strict=True):
+        known = total.get((at, label))
+        total[at, label] = list(states) if known is None else [a + b for a, b in zip(known, states, strict=True)]
+
+
+def _merger(blocks: tuple[Block, ...]) -> ArrowMap:
+    columns = [block.columns for block in blocks]
+
+    def merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        total: States = {}
+        rows = [row for batch in batches for row in batch.to_pylist()]
+        for row in sorted(rows, key=lambda row: row["part"]):
+            states = unpack(columns, row["n"], row["packed"])
+            _add(total, row["in_set"], [tuple(row["cell"])], [[state] for state in states])
+        yield _to_batch(total, 0)
+
+    return merge
+
+
+def _to_batch(total: States, part: int) -> pa.RecordBatch:
+    packed = [pack(states) for states in total.values()]
+    columns = (
+        [at for at, _ in total],
+        [list(label) for _, label in total],
+        [part] * len(total),
+        [n for n, _ in packed],
+        [values for _, values in packed],
+    )
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _ARROW, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
+
+
+class Cardinality(NamedTuple):
+    """How many cells all attributes together have (estimated), and per attribute the values to keep, if not all."""
+
+    n_cells: int
+    kept: dict[str, tuple[str, ...]]
+
+
+def cardinality(frame: DataFrame, attributes: Sequence[str], max_values: int) -> Cardinality:
+    """Estimates the finest cells of a frame of units, and names the most frequent values where there are too many.
+
+    One Spark job, and one more for each attribute with more than `max_values` values.
+    """
+    if not attributes:
+        return Cardinality(1, {})
+    counts = frame.agg(
+        F.approx_count_distinct(F.struct(*attributes)).alias("n"),
+        *(F.approx_count_distinct(name).alias(f"n_{name}") for name in attributes),
+    ).first()
+    assert counts is not None
+    many = [name for name in attributes if counts[f"n_{name}"] > max_values]
+    kept = {}
+    for name in many:
+        ordered = frame.groupBy(name).count().orderBy(F.desc("count"), name).limit(max_values)
+        kept[name] = tuple(row[name] for row in ordered.collect() if row[name] != OTHER)
+    shrunk = counts["n"]
+    for name in many:
+        shrunk = shrunk * (max_values + 1) // counts[f"n_{name}"]
+    return Cardinality(max(1, shrunk), kept)

@@ -1,0 +1,286 @@
+"""From log rows to units: exposures, unit_days, and the one frame of units that a readout reduces."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import KINDS, Metric, MetricColumns
+from mltrust.slices import MISSING, OTHER
+
+_KEY = ("experiment_id", "unit_kind", "unit_id")
+
+
+def production(log: DataFrame, as_of: datetime) -> DataFrame:
+    """The rows that units are made of: production traffic before as_of, errors included."""
+    bounded = log.where(F.col("event_date") < F.lit(as_of.date()))
+    return bounded.where(F.col("traffic") == "production")
+
+
+def unit_rows(rows: DataFrame, experiment: Experiment) -> DataFrame:
+    """`rows` with `unit` (null where a row has none) and `element`, its entry of this experiment (or null).
+
+    A bucket is a unit only where the row carries the experiment; a unit_id or a request is one on every row.
+    """
+    entries = F.filter("experiments", lambda entry: entry["experiment_id"] == experiment.experiment_id)
+    with_entry = rows.withColumn("element", F.try_element_at(entries, F.lit(1)))
+    unit = {
+        "unit_id": F.col("unit_id"),
+        "request": F.col("request_id"),
+        "bucket_id": F.col("element.bucket_id"),
+    }
+    return with_entry.withColumn("unit", unit[experiment.unit or "unit_id"])
+
+
+def _variant(experiment: Experiment) -> Column:
+    """The variant as logged, where null by bucket; null where the two disagree or name no arm."""
+    buckets = [part for bucket, arm in experiment.buckets.items() for part in (F.lit(bucket), F.lit(arm))]
+    by_bucket = F.try_element_at(F.create_map(*buckets), F.col("element.bucket_id")) if buckets else F.lit(None)
+    logged = F.col("element.variant")
+    agreed = F.when(logged.isNull() | by_bucket.isNull() | (logged == by_bucket), F.coalesce(logged, by_bucket))
+    return F.when(agreed.isin(list(experiment.arms)), agreed)
+
+
+def candidates(rows: DataFrame, experiment: Experiment) -> DataFrame:
+    """Rows that carry the experiment from its start on, with `variant` and `slice_values`."""
+    carried = unit_rows(rows, experiment).where(F.col("element").isNotNull())
+    started = carried.where(F.col("event_date") >= F.lit(experiment.start))
+    values = [
+        F.coalesce(F.col(column).cast("string"), F.lit(MISSING)).alias(name)
+        for name, column in sorted(experiment.slices.attributes.items())
+    ]
+    slices = F.struct(*values) if values else F.lit(None).cast("struct<none: string>")
+    return started.withColumns({"variant": _variant(experiment), "slices": slices})
+
+
+def unexposed(candidate_rows: DataFrame) -> dict[str, int]:
+    """How many rows carry the experiment and expose nobody, by why; one Spark job."""
+    counts = candidate_rows.agg(
+        F.count_if(F.col("unit").isNull()).alias("without_unit"),
+        F.count_if(F.col("unit").isNotNull() & F.col("variant").isNull()).alias("without_variant"),
+    ).first()
+    return {} if counts is None else {name: int(n) for name, n in counts.asDict().items()}
+
+
+def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
+    """Rows of `exposures`: a unit's first exposure, variant and slices then, and what each day saw."""
+    names = sorted(experiment.slices.attributes)
+    exposing = candidate_rows.where(F.col("unit").isNotNull() & F.col("variant").isNotNull())
+    first = F.min(F.struct("event_time", "request_id", "item_id", "model_name", "model_version", "variant", "slices"))
+    days = F.collect_set(F.struct(F.col("event_date").alias("day"), "variant", "slices"))
+    found = exposing.groupBy("unit").agg(first.alias("first"), F.array_sort(days).alias("days"))
+    return found.select(
+        F.lit(experiment.experiment_id).alias("experiment_id"),
+        F.lit(experiment.unit).alias("unit_kind"),
+        F.col("unit").alias("unit_id"),
+        F.col("first.event_time").alias("first_exposure"),
+        F.col("first.variant").alias("variant"),
+        _as_map(F.col("first.slices"), names).alias("slice_values"),
+        F.transform(
+            "days",
+            lambda each: F.struct(
+                each["day"].alias("day"),
+                each["variant"].alias("variant"),
+                _as_map(each["slices"], names).alias("slice_values"),
+            ),
+        ).alias("days"),
+    )
+
+
+def _as_map(slices: Column, names: list[str]) -> Column:
+    if not names:
+        return F.create_map().cast("map<string, string>")
+    return F.create_map(*(part for name in names for part in (F.lit(name), slices[name])))
+
+
+def counted(rows: DataFrame, exposed: DataFrame, experiment: Experiment) -> DataFrame:
+    """Production rows that count: of exposed units, any model, from the first exposure on."""
+    first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
+    joined = unit_rows(rows, experiment).join(first, "unit")
+    return joined.where(F.col("event_time") >= F.col("first_exposure"))
+
+
+def current_outcomes(outcomes: DataFrame, as_of: datetime) -> DataFrame:
+    """Each outcome in its highest revision, without the retracted, with event times before as_of."""
+    fields = ("request_id", "item_id", "unit_id", "name", "value", "event_time", "event_date")
+    latest = outcomes.groupBy("outcome_id").agg(F.max_by(F.struct(*fields), F.col("revision")).alias("latest"))
+    told = latest.select("outcome_id", *(F.col(f"latest.{name}") for name in fields))
+    return told.where(F.col("value").isNotNull() & (F.col("event_date") < F.lit(as_of.date())))
+
+
+def outcome_rows(
+    outcomes: DataFrame, counted_rows: DataFrame, exposed: DataFrame, experiment: Experiment
+) -> DataFrame:
+    """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
+
+    With both keys the request decides. Outcomes keyed by unit count only where the unit is unit_id.
+    """
+    requests = counted_rows.groupBy("request_id", "item_id").agg(
+        F.min(F.struct("event_time", "unit")).alias("request")
+    )
+    keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
+    of_request = keyed.join(
+        requests.alias("r"),
+        (F.col("o.request_id") == F.col("r.request_id"))
+        & (F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))),
+    ).where(F.col("r.request.event_time") <= F.col("o.event_time"))
+    by_request = of_request.groupBy("outcome_id").agg(
+        F.min("r.request.unit").alias("unit"), *(F.first(f"o.{name}").alias(name) for name in _OUTCOME)
+    )
+    if experiment.unit != "unit_id":
+        return by_request.select("unit", *_OUTCOME)
+    first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
+    by_unit = (
+        outcomes.where(F.col("request_id").isNull())
+        .withColumnRenamed("unit_id", "unit")
+        .join(first, "unit")
+        .where(F.col("event_time") >= F.col("first_exposure"))
+    )
+    return by_request.select("unit", *_OUTCOME).unionByName(by_unit.select("unit", *_OUTCOME))
+
+
+_OUTCOME = ("name", "value", "event_date")
+
+
+def unmatched(outcomes: DataFrame, rows: DataFrame) -> int:
+    """Outcomes keyed by a request that is not in the log, or comes later than they do; one Spark job."""
+    requests = rows.groupBy("request_id").agg(F.min("event_time").alias("request_time"))
+    keyed = outcomes.where(F.col("request_id").isNotNull()).join(requests, "request_id", "left")
+    late = F.col("request_time").isNull() | (F.col("request_time") > F.col("event_time"))
+    row = keyed.agg(F.count_if(late).alias("n")).first()
+    return 0 if row is None else int(row["n"])
+
+
+def unit_days(
+    counted_rows: DataFrame, counted_outcomes: DataFrame, experiment: Experiment, columns: MetricColumns
+) -> DataFrame:
+    """Rows of `unit_days`: sums of every metric column per unit and UTC day, null where nothing was seen."""
+    of_requests = counted_rows.groupBy("unit", F.col("event_date").alias("day")).agg(
+        F.count_distinct("request_id").alias("n_requests"),
+        F.count("*").alias("n_predictions"),
+        *(_aggregate(F.expr(each.value), each.aggregate).alias(name) for name, each in columns.requests.items()),
+    )
+    outcome_sums = [
+        _aggregate(F.when(F.col("name") == each.outcome, F.col("value")), each.aggregate).alias(name)
+        for name, each in columns.outcomes.items()
+    ]
+    joined = of_requests
+    if outcome_sums:
+        days = counted_outcomes.groupBy("unit", F.col("event_date").alias("day")).agg(*outcome_sums)
+        joined = of_requests.join(days, ["unit", "day"], "full")
+    return joined.select(
+        F.lit(experiment.experiment_id).alias("experiment_id"),
+        F.lit(experiment.unit).alias("unit_kind"),
+        F.col("unit").alias("unit_id"),
+        "day",
+        *(F.coalesce(name, F.lit(0)).alias(name) for name in ("n_requests", "n_predictions")),
+        *columns.names(),
+    )
+
+
+def _aggregate(value: Column, how: str) -> Column:
+    """A sum, or a count of what is not null, which is null where there is nothing to count."""
+    return F.sum(value.cast("double")) if how == "sum" else F.nullif(F.count(value), F.lit(0)).cast("double")
+
+
+def value_column(metric: Metric, column: str) -> str:
+    """The name of a unit's value of a metric column: what was observed, within which window, missing how."""
+    window = "all" if metric.window_days is None else f"{metric.window_days}d"
+    return f"{column}|{KINDS[metric.kind].unit_value}|{window}|{metric.missing}"
+
+
+def mature_column(metric: Metric) -> str:
+    """The name of the flag that a unit's window of the metric is over."""
+    return f"mature|{metric.window_days}"
+
+
+def exposed_units(exposures: DataFrame, experiment: Experiment, as_of: datetime) -> DataFrame:
+    """One row per unit exposed before as_of: `unit_id`, `variant`, `exposure_day`, `phase`, each slice attribute."""
+    before = exposures.where(F.col("first_exposure") < F.lit(as_of)).select(
+        "unit_id",
+        "variant",
+        F.to_date("first_exposure").alias("exposure_day"),
+        _phase(experiment).alias("phase"),
+        *(F.col("slice_values")[name].alias(name) for name in experiment.slices.attributes),
+    )
+    return _with_silent_buckets(before, experiment)
+
+
+def unit_frame(
+    units: DataFrame,
+    days: DataFrame,
+    experiment: Experiment,
+    as_of: datetime,
+    kept_values: Mapping[str, tuple[str, ...]],
+) -> DataFrame:
+    """`units` with flags of maturity and the value of every metric column; a slice value not kept is `(other)`.
+
+    A value is null where the unit's window is not over, and where it is missing and the metric excludes that.
+    """
+    sums = {_sum_name(metric, column): _window_sum(metric, column) for metric, column in _columns(experiment)}
+    before = days.where(F.col("day") < F.lit(as_of.date()))
+    per_unit = before.join(units.select("unit_id", "exposure_day"), "unit_id").groupBy("unit_id")
+    return (
+        units.join(per_unit.agg(*(each.alias(name) for name, each in sums.items())), "unit_id", "left")
+        .withColumns({name: _kept(F.col(name), kept) for name, kept in kept_values.items()})
+        .withColumns({mature_column(metric): _is_mature(metric, as_of.date()) for metric in experiment.metrics})
+        .withColumns(
+            {value_column(metric, column): _value(metric, column) for metric, column in _columns(experiment)}
+        )
+        .drop(*sums, "unit_id", "exposure_day")
+    )
+
+
+def _columns(experiment: Experiment) -> list[tuple[Metric, str]]:
+    return [(metric, column) for metric in experiment.metrics for column in metric.columns()]
+
+
+def _window_sum(metric: Metric, column: str) -> Column:
+    age = F.datediff("day", "exposure_day")
+    return F.sum(F.col(column) if metric.window_days is None else F.when(age < metric.window_days, F.col(column)))
+
+
+def _sum_name(metric: Metric, column: str) -> str:
+    return f"{column}|{metric.window_days}"
+
+
+def _value(metric: Metric, column: str) -> Column:
+    found = F.col(f"`{_sum_name(metric, column)}`").cast("double")
+    if metric.missing == "zero":
+        found = F.coalesce(found, F.lit(0.0))
+    if KINDS[metric.kind].unit_value == "any":
+        found = (found > 0).cast("double")
+    return F.when(F.col(f"`{mature_column(metric)}`"), found)
+
+
+def _is_mature(metric: Metric, as_of: date) -> Column:
+    if metric.window_days is None:
+        return F.lit(True)
+    return F.date_add("exposure_day", metric.window_days) <= F.lit(as_of)
+
+
+def _phase(experiment: Experiment) -> Column:
+    """The index of the allocation phase in which the unit was first exposed."""
+    starts = sorted(experiment.phases)
+    passed = [(F.to_date("first_exposure") >= F.lit(day)).cast("int") for day in starts[1:]]
+    return reduce(lambda total, each: total + each, passed, F.lit(0))
+
+
+def _kept(value: Column, kept: tuple[str, ...]) -> Column:
+    return F.when(value.isin(list(kept)), value).otherwise(F.lit(OTHER))
+
+
+def _with_silent_buckets(units: DataFrame, experiment: Experiment) -> DataFrame:
+    """Adds the conf's buckets that had no traffic: as units they count with 0."""
+    if experiment.unit != "bucket_id":
+        return units
+    spark = units.sparkSession
+    declared = spark.createDataFrame(list(experiment.buckets.items()), "unit_id STRING, variant STRING")
+    silent = declared.join(units.select("unit_id"), "unit_id", "left_anti").withColumns(
+        {"exposure_day": F.lit(experiment.start), "phase": F.lit(0)}
+        | {name: F.lit(MISSING) for name in experiment.slices.attributes}
+    )
+    return units.unionByName(silent)

@@ -1,0 +1,148 @@
+"""Conf files: what is read, and how mistakes are named."""
+
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mltrust import conf
+from mltrust.conf import Settings
+from mltrust.contract import Contract
+from mltrust.errors import ConfError
+from mltrust.experiment.spec import Experiment
+
+SHIPPED = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shutil.copytree(SHIPPED, tmp_path / "conf")
+
+
+def edited(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("env", [path.stem for path in (SHIPPED / "env").glob("*.yaml")])
+@pytest.mark.parametrize(
+    "config", [*SHIPPED.glob("contracts/*"), *SHIPPED.glob("experiments/*")], ids=lambda p: p.stem
+)
+def test_every_shipped_conf_is_valid(config: Path, env: str) -> None:
+    loaded = conf.load(config, env)
+    assert loaded.contract.log == loaded.log
+    assert (loaded.experiment is None) == (config.parent.name == "contracts")
+
+
+def test_an_environment_overrides_the_base_key_by_key(folder: Path) -> None:
+    (folder / "env/local.yaml").write_text("root: here\nlimits: {max_cells: 7}\n")
+    settings = conf.load(folder / "contracts/recommendations.yaml", "local").settings
+    assert (settings.root, settings.limits.max_cells, settings.limits.max_values) == ("here", 7, 50)
+
+
+def test_all_mistakes_are_named_at_once_with_file_path_and_the_nearest_name(folder: Path) -> None:
+    path = edited(folder / "experiments/ranker_v2.yaml", "unit: unit_id", "unit: user\nanalpha: 0.1")
+    edited(path, "role: goal", "rolle: goal")
+    edited(path, "window_days: 7", "window_days: soon")
+    with pytest.raises(ConfError) as error:
+        conf.load(path, "local")
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(str(path)) for line in lines)
+    text = "\n".join(lines)
+    assert "analpha: unknown key; did you mean 'alpha'?" in text
+    assert "metrics.0.rolle: unknown key; did you mean 'role'?" in text
+    assert "unit: Input should be 'unit_id', 'request' or 'bucket_id' (given \"user\")" in text
+    assert "metrics.0.window_days: Input should be a valid integer" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("control: control", "control: nobody", "control 'nobody' is none of the arms control, treatment"),
+        ("{control: 1, treatment: 1}", "{control: 1}", "only 'control', expected a treatment"),
+        ("{control: 1, treatment: 1}", "{control: 0, treatment: 0}", "expected none below 0 and one above"),
+        ("kind: proportion", "kind: median", "kind is 'median', expected one of mean, proportion, ratio"),
+        (", margin: {absolute: 0.01}", "", "guardrail 'error_rate' has no margin"),
+        ("margin: {absolute: 0.01}", "margin: {absolute: -1}", "a margin is one positive number"),
+        ("numerator: errors", "numerator: erors", "erors is no metric column of log 'recommendations'"),
+        ("name: latency", "name: conversion", "conversion declared twice"),
+        ("sets: [[device]", "sets: [[devise]", "devise is no declared attribute"),
+        ("unit: unit_id", "unit: bucket_id", "buckets is empty"),
+        ("experiment_id: ranker_v2", "experiment_id: a\nexperiment_id: b", "key 'experiment_id' is given twice"),
+        ("log: recommendations", "log: orders", "log 'orders' has no"),
+    ],
+)
+def test_nonsense_in_an_experiment_is_refused(folder: Path, old: str, new: str, expected: str) -> None:
+    path = edited(folder / "experiments/ranker_v2.yaml", old, new)
+    with pytest.raises(ConfError, match="ranker_v2.yaml") as error:
+        conf.load(path, "local")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("prediction: score", "prediction: guess", "prediction: Input should be 'score' or 'action'"),
+        ("schema_version: Version", "schema: Version", "'schema' is no column of the record"),
+        ("traffic: production", "traffic: all", "constant traffic is 'all'"),
+        ("type: long", "type: int", "Input should be 'boolean', 'long', 'double', 'string' or 'timestamp'"),
+        ("domain: {min: 0, max: 130}", "domain: {min: 5, max: 1}", "min 5.0 is above max 1.0"),
+        ("    device: *device", "    device: {type: double}", "a feature that changes its type takes a new name"),
+    ],
+)
+def test_nonsense_in_a_contract_is_refused(folder: Path, old: str, new: str, expected: str) -> None:
+    path = edited(folder / "contracts/recommendations.yaml", old, new)
+    with pytest.raises(ConfError) as error:
+        conf.load(path, "local")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "expected"),
+    [
+        ("contracts/none.yaml", "local", "no such file"),
+        ("contracts/recommendations.yaml", "moon", "expected one of dev, local, prod"),
+    ],
+)
+def test_a_missing_file_is_named(folder: Path, config: str, env: str, expected: str) -> None:
+    with pytest.raises(ConfError, match=expected):
+        conf.load(folder / config, env)
+
+
+def test_text_that_is_no_yaml_is_named(folder: Path) -> None:
+    path = folder / "contracts/recommendations.yaml"
+    path.write_text("log: [")
+    with pytest.raises(ConfError, match="no YAML"):
+        conf.load(path, "local")
+
+
+def test_the_hash_follows_what_results_depend_on_and_not_where_they_are_kept(folder: Path) -> None:
+    path = folder / "experiments/ranker_v2.yaml"
+    first = conf.load(path, "local")
+    assert conf.load(path, "dev").conf_hash == first.conf_hash
+    edited(path, "planned_end: 2026-10-26", "planned_end: 2026-10-27")
+    later = conf.load(path, "local")
+    assert (later.conf_hash == first.conf_hash, later.units_hash == first.units_hash) == (False, True)
+    edited(path, "device: features.device", "device: features.region")
+    assert conf.load(path, "local").units_hash != first.units_hash
+
+
+def test_a_feature_widens_and_never_narrows(folder: Path) -> None:
+    path = edited(folder / "contracts/recommendations.yaml", "    age: *age", "    age: {type: double}")
+    contract, _ = conf.read(Contract, path)
+    assert contract.feature_types()["age"] == "double"
+
+
+def test_phases_expect_the_sum_over_their_units() -> None:
+    experiment, _ = conf.read(Experiment, SHIPPED / "experiments/ranker_v2.yaml")
+    assert experiment.expected_counts([10]) == [5, 5]
+    assert not experiment.weights_change
+    assert experiment.start == date(2026, 10, 5)
+
+
+def test_a_catalog_has_two_parts() -> None:
+    with pytest.raises(ValueError, match="expected catalog.schema"):
+        Settings(root=".", catalog="main")
