@@ -1,0 +1,278 @@
+"""Tables: constraints, immutability, writes that replace exactly their rows, and what other readers see."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mltrust import conf
+from mltrust.contract import Contract, Feature, SchemaVersion
+from mltrust.errors import DataError, SchemaError
+from mltrust.io.tables import Lakehouse, literal, quoted, tables_of
+from mltrust.record import RecordReader
+from tests.conftest import ROOT
+
+CONTRACT, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
+ACTIONS = Contract("acts", {"v02": SchemaVersion()}, {"f1": {"x": Feature("double")}}, prediction="action")
+
+
+def lake_at(
+    spark: SparkSession, root: Path, contract: Contract = CONTRACT, columns: tuple[str, ...] = ("c",)
+) -> Lakehouse:
+    days = {"audit": 400, "rebuild": 30}
+    return Lakehouse(spark, contract, root=str(root), metric_columns=columns, keep_days=days)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lakehouse:
+    made = lake_at(spark, tmp_path_factory.mktemp("lake"))
+    made.ensure(*made.tables)
+    return made
+
+
+def record(lake: Lakehouse, request_id: str = "r1", **changes: object) -> DataFrame:
+    row: dict[str, object] = {
+        "schema_version": "v02",
+        "request_id": request_id,
+        "item_id": "",
+        "unit_id": "u",
+        "event_time": datetime(2026, 10, 5, 23, tzinfo=UTC),
+        "event_date": date(2026, 10, 5),
+        "model_name": "m",
+        "model_version": "1",
+        "feature_version": "f02",
+        "experiments": [],
+        "traffic": "production",
+        "status": "ok",
+        "error_type": None,
+        "prediction_score": 0.5,
+        "action": None,
+        "propensity": None,
+        "latency_ms": None,
+        "infra": None,
+        "extra": None,
+        "content_hash": "h",
+        "ingested_at": datetime(2026, 10, 6, tzinfo=UTC),
+        "source": "file",
+        "ingest_batch": "b",
+        "features": None,
+    }
+    return lake.rows("inference_log", [row | changes])
+
+
+def test_other_delta_readers_read_every_table_and_see_plain_features(lake: Lakehouse) -> None:
+    for name in lake.tables:
+        table = DeltaTable(lake.path(name))
+        assert table.to_pyarrow_table().num_rows == 0 or name == "inference_log"
+        assert table.protocol().reader_features is None
+        assert (
+            table.metadata().partition_columns == [lake.tables[name].subject or ()][0:1]
+            or not lake.tables[name].subject
+        )
+
+
+def test_the_key_columns_of_every_table_are_not_null(lake: Lakehouse) -> None:
+    for name, table in lake.tables.items():
+        fields = {field.name: field for field in lake.read(name).schema}
+        assert set(table.key) <= fields.keys(), name
+        not_null = {field.name for field in DeltaTable(lake.path(name)).schema().fields if not field.nullable}
+        assert set(table.key) <= not_null, name
+
+
+def test_features_come_last_in_the_log(lake: Lakehouse) -> None:
+    schema = lake.read("inference_log").schema
+    assert schema.names[-1] == "features"
+    assert [(field.name, field.dataType.simpleString()) for field in schema["features"].dataType] == [  # type: ignore[attr-defined]
+        ("device", "string"),
+        ("age", "bigint"),
+        ("similarity_score", "double"),
+        ("region", "string"),
+        ("tenure_days", "bigint"),
+        ("price", "double"),
+    ]
+
+
+def test_the_log_keeps_changes_for_400_days_and_unit_tables_for_30(lake: Lakehouse) -> None:
+    properties = {name: DeltaTable(lake.path(name)).metadata().configuration for name in lake.tables}
+    for name in ("inference_log", "outcomes"):
+        assert properties[name]["delta.appendOnly"] == "true"
+        assert properties[name]["delta.enableChangeDataFeed"] == "true"
+    for name, days in (("inference_log", 400), ("experiment_effects", 400), ("unit_days", 30), ("exposures", 30)):
+        assert properties[name]["delta.deletedFileRetentionDuration"] == f"interval {days} days"
+        assert properties[name]["delta.logRetentionDuration"] == f"interval {days} days"
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"event_date": date(2026, 10, 6)}, "event_date_is_the_utc_day"),
+        ({"status": "error"}, "score"),
+        ({"prediction_score": None}, "score"),
+        ({"traffic": "test"}, "traffic"),
+        ({"status": "late", "prediction_score": 0.1}, "status"),
+        ({"model_name": None}, "model_name"),
+    ],
+)
+def test_the_log_refuses_what_breaks_its_promise(
+    lake: Lakehouse, changes: dict[str, object], constraint: str
+) -> None:
+    given = record(lake).withColumns({name: F.lit(value) for name, value in changes.items()})
+    with pytest.raises(Exception, match=f"(?i){constraint}"):
+        lake.insert_new(given, "inference_log", ["2026-10-05", "2026-10-06"])
+
+
+def test_the_check_of_the_day_does_not_depend_on_the_zone_of_the_session(
+    spark: SparkSession, lake: Lakehouse
+) -> None:
+    spark.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    try:
+        lake.insert_new(record(lake, "tokyo"), "inference_log", ["2026-10-05"])
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", "UTC")
+    assert lake.read("inference_log").where("request_id = 'tokyo'").count() == 1
+
+
+def test_a_log_of_actions_takes_a_null_score_only_with_an_action(spark: SparkSession, tmp_path: Path) -> None:
+    lake = lake_at(spark, tmp_path, ACTIONS)
+    lake.ensure("inference_log")
+    with_action = record(lake).withColumns({"prediction_score": F.lit(None), "action": F.lit("item 7")})
+    lake.insert_new(with_action, "inference_log", ["2026-10-05"])
+    with pytest.raises(Exception, match="score"):
+        lake.insert_new(with_action.withColumn("action", F.lit(None)).withColumn("request_id", F.lit("r2")),
+                        "inference_log", ["2026-10-05"])  # fmt: skip
+
+
+def test_the_log_cannot_be_changed(spark: SparkSession, lake: Lakehouse) -> None:
+    lake.insert_new(record(lake, "kept"), "inference_log", ["2026-10-05"])
+    for change in ("DELETE FROM delta.`{}`", "UPDATE delta.`{}` SET model_version = '2'"):
+        with pytest.raises(Exception, match="DELTA_CANNOT_MODIFY_APPEND_ONLY"):
+            spark.sql(change.format(lake.path("inference_log")))
+
+
+def test_a_key_is_inserted_once(lake: Lakehouse) -> None:
+    for content in ("one", "two"):
+        lake.insert_new(record(lake, "once", content_hash=content), "inference_log", ["2026-10-05"])
+    assert [row["content_hash"] for row in lake.read("inference_log").where("request_id = 'once'").collect()] == [
+        "one"
+    ]
+
+
+@pytest.fixture
+def own_lake(spark: SparkSession, tmp_path: Path) -> Iterator[Lakehouse]:
+    return lake_at(spark, tmp_path)
+
+
+def test_the_cost_of_a_batch_does_not_grow_with_the_age_of_the_log(own_lake: Lakehouse) -> None:
+    lake = own_lake
+    lake.ensure("inference_log")
+    plans = []
+    for age in (1, 6):
+        for day in range(1, age + 1):
+            old = record(lake, f"old{age}-{day}").withColumns(
+                {
+                    "event_date": F.lit(date(2025, 1, day)),
+                    "event_time": F.lit(datetime(2025, 1, day, 5, tzinfo=UTC)),
+                }
+            )
+            lake.insert_new(old, "inference_log", [f"2025-01-0{day}"])
+        lake.insert_new(record(lake, f"new{age}"), "inference_log", ["2026-10-05"])
+        plans.append(files_read_for(lake, date(2026, 10, 5)))
+    assert plans[1] - plans[0] <= 1  # the file that the batch before it wrote on the same date
+    assert lake.read("inference_log").select(F.input_file_name()).distinct().count() >= 8
+
+
+def files_read_for(lake: Lakehouse, day: date) -> int:
+    on_day = lake.read("inference_log").where(F.col("event_date") == F.lit(day))
+    return on_day.select("request_id", F.input_file_name().alias("file")).select("file").distinct().count()
+
+
+def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse) -> None:
+    lake = own_lake
+    lake.ensure("exposures")
+
+    def exposure(experiment_id: str, unit: str) -> DataFrame:
+        row = {
+            "experiment_id": experiment_id,
+            "unit_kind": "unit_id",
+            "unit_id": unit,
+            "first_exposure": datetime(2026, 10, 5, tzinfo=UTC),
+            "variant": "control",
+            "slice_values": {},
+            "days": [],
+        }
+        return lake.rows("exposures", [row])
+
+    for experiment_id, unit in (("a", "1"), ("it's", "2"), ("a", "3")):
+        lake.replace(
+            exposure(experiment_id, unit), "exposures", {"experiment_id": experiment_id}, {"e": experiment_id}
+        )
+    kept = {(row["experiment_id"], row["unit_id"]) for row in lake.read("exposures").collect()}
+    assert kept == {("a", "3"), ("it's", "2")}
+    assert lake.metadata("exposures", e="it's") == {"e": "it's"}
+    assert lake.metadata("exposures", e="b") == {}
+    assert lake.version("exposures") == 3
+    assert [row["unit_id"] for row in lake.read("exposures", 1).collect()] == ["1"]
+    with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        lake.replace(exposure("b", "4"), "exposures", {"experiment_id": "a"})
+
+
+def test_a_newer_contract_adds_its_columns_and_old_rows_have_none(spark: SparkSession, tmp_path: Path) -> None:
+    old = Contract("log", {"v02": SchemaVersion()}, {"f1": {"x": Feature("long")}})
+    new = Contract("log", {"v02": SchemaVersion()}, {"f1": {"x": Feature("long")}, "f2": {"y": Feature("string")}})
+    before = lake_at(spark, tmp_path, old)
+    before.ensure("inference_log")
+    before.insert_new(record(before, features=(7,)), "inference_log", ["2026-10-05"])
+    after = lake_at(spark, tmp_path, new)
+    after.ensure("inference_log")
+    after.ensure("inference_log")
+    assert [tuple(row["features"]) for row in after.read("inference_log").collect()] == [(7, None)]
+    assert after.version("inference_log") == 2  # created, inserted, widened once
+
+
+def test_a_feature_that_changed_its_type_is_refused_with_the_fix(spark: SparkSession, tmp_path: Path) -> None:
+    lake_at(spark, tmp_path, Contract("log", {"v02": SchemaVersion()}, {"f": {"x": Feature("long")}})).ensure(
+        "inference_log"
+    )
+    changed = Contract("log", {"v02": SchemaVersion()}, {"f": {"x": Feature("string")}})
+    with pytest.raises(SchemaError, match=r"`features`\.`x` is bigint, declared as string; .* takes a new name"):
+        lake_at(spark, tmp_path, changed).ensure("inference_log")
+
+
+def test_rows_with_other_columns_are_refused_by_name(lake: Lakehouse) -> None:
+    with pytest.raises(SchemaError, match=r"missing \['model_name'\], unknown \['modelname'\]"):
+        lake.conform(record(lake).withColumnRenamed("model_name", "modelname"), "inference_log")
+
+
+def test_a_missing_table_says_what_makes_it(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unit_days does not exist; build_units makes it"):
+        lake_at(spark, tmp_path).require("unit_days", made_by="build_units")
+
+
+def test_nan_becomes_null(lake: Lakehouse) -> None:
+    [row] = record(lake, latency_ms=float("nan")).select("latency_ms").collect()
+    assert row["latency_ms"] is None
+
+
+def test_text_cannot_break_out_of_sql(spark: SparkSession) -> None:
+    for text in ("it's", "back\\slash", "`tick`", "a'; DROP TABLE x; --"):
+        [row] = spark.sql(f"SELECT {literal(text)} AS {quoted(text)}").collect()
+        assert row.asDict() == {text: text}
+
+
+def test_every_column_that_the_reader_gives_has_its_place_in_the_table(lake: Lakehouse) -> None:
+    raw = (
+        b'{"schema_version": "v02", "request_id": "r", "event_time": 1791158400, "model_name": "m", '
+        b'"model_version": "1", "feature_version": "f02", "traffic": "shadow", "status": "error"}'
+    )
+    row = RecordReader(CONTRACT).read(raw)
+    assert isinstance(row, dict)
+    arrival = {"ingested_at", "source", "ingest_batch"}
+    assert row.keys() | arrival == set(lake.read("inference_log").columns)
+
+
+def test_every_log_has_the_same_tables() -> None:
+    assert tables_of(ACTIONS).keys() == tables_of(CONTRACT).keys()
