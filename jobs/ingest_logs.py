@@ -25,14 +25,13 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
     """Ingests every landing file that was not read yet; breach above the conf's max_reject_share."""
     lake = runtime.lakehouse(spark, conf)
     lake.ensure(*KINDS, *(f"{table}_rejects" for table in KINDS), "ingest_batches")
-    streams = {table: _stream(spark, conf, table) for table in KINDS}
-    if not any(streams.values()):
-        raise DataError(f"no landing folder: expected files in {conf.settings.landing_folder(conf.log, 'records')}")
     started = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
-        for table, stream in streams.items():
-            if stream is not None:
-                _ingest(stream, conf, table, checkpoint=lake.folder("checkpoints"))
+        found = [ingest_table(spark, conf, table) for table in KINDS]
+        if not any(found):
+            raise DataError(
+                f"no landing folder: expected files in {conf.settings.landing_folder(conf.log, 'records')}"
+            )
         entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(started)).collect()
         books = [row.asDict() for row in entered]
         summary = describe(books, conf.settings.ingest.max_reject_share)
@@ -41,26 +40,25 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         return tracked.conclude(summary.verdict, summary.markdown)
 
 
-def _stream(spark: SparkSession, conf: Conf, table: str) -> DataFrame | None:
+def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
+    """Takes what is new in the table's landing folder; whether there is such a folder."""
     folder = conf.settings.landing_folder(conf.log, KINDS[table])
+    checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
     try:
-        return logs.lines(spark, folder, conf.settings.ingest.max_files_per_batch)
+        stream = logs.lines(spark, folder, conf.settings.ingest.max_files_per_batch)
     except Exception as error:
         if "PATH_NOT_FOUND" not in str(error):
             raise
         log.info("%s: no landing folder %s", table, folder)
-        return None
-
-
-def _ingest(stream: DataFrame, conf: Conf, table: str, checkpoint: str) -> None:
-    landing = logs.short_hash(conf.settings.landing_folder(conf.log, KINDS[table]))
+        return False
     query = (
         stream.writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table))
-        .option("checkpointLocation", f"{checkpoint}/{table}-{landing}")
+        .option("checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}")
         .trigger(availableNow=True)
         .start()
     )
     query.awaitTermination()
+    return True
 
 
 def ingest_batch(lines: DataFrame, number: int, *, conf: Conf, table: str) -> None:

@@ -30,7 +30,8 @@ def spark(workplace: Path) -> Iterator["SparkSession"]:
     from mltrust import runtime
     from mltrust.conf import Settings
 
-    session = runtime.session(Settings(root=str(workplace / ".lakehouse"), master="local[2]"), "tests")
+    tuned = {"spark.sql.shuffle.partitions": "2"}
+    session = runtime.session(Settings(root=str(workplace / ".lakehouse"), master="local[2]", spark=tuned), "tests")
     yield session
     session.stop()
 

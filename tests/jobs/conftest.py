@@ -1,0 +1,72 @@
+"""One small lakehouse, simulated, ingested and analysed once for all job tests."""
+
+import shutil
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import analyze_experiment, build_units, ingest_logs, simulate_traffic
+from mltrust import conf, runtime
+from mltrust.conf import Conf, read
+from mltrust.io.tables import Lakehouse
+from mltrust.simulate.spec import Simulation
+from mltrust.verdicts import Exit
+from tests.conftest import ROOT
+
+AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # MLflow warns of its own database, of type hints and of integers in signatures.
+    for item in items:
+        if "tests/jobs" in str(item.path):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+def copied_conf(folder: Path, *, n_units: int) -> Path:
+    """The shipped conf in `folder`, with a smaller simulation."""
+    copy = shutil.copytree(ROOT / "conf", folder / "conf")
+    demo = copy / "simulations" / "demo.yaml"
+    text = demo.read_text()
+    assert "n_units: 40000" in text
+    demo.write_text(text.replace("n_units: 40000", f"n_units: {n_units}\ntraining_units: 500"))
+    return copy
+
+
+class World(NamedTuple):
+    """The lakehouse of the suite."""
+
+    spark: SparkSession
+    folder: Path
+    conf: Path
+    exits: dict[str, Exit]
+
+    def load(self, config: str) -> Conf:
+        return conf.load(self.conf / config, "local")
+
+    def simulation(self) -> Simulation:
+        return read(Simulation, self.conf / "simulations/demo.yaml")[0]
+
+    def lake(self) -> Lakehouse:
+        return runtime.lakehouse(self.spark, self.load("contracts/recommendations.yaml"))
+
+
+@pytest.fixture(scope="session")
+def world(spark: SparkSession, workplace: Path) -> World:
+    made = World(spark, workplace, copied_conf(workplace, n_units=2000), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, job, config in (
+            ("simulate", simulate_traffic, "simulations/demo.yaml"),
+            ("ingest", ingest_logs, "contracts/recommendations.yaml"),
+            ("build ranker_v2", build_units, "experiments/ranker_v2.yaml"),
+            ("analyze ranker_v2", analyze_experiment, "experiments/ranker_v2.yaml"),
+            ("build free_shipping", build_units, "experiments/free_shipping.yaml"),
+            ("analyze free_shipping", analyze_experiment, "experiments/free_shipping.yaml"),
+        ):
+            made.exits[name] = job.run(spark, made.load(config), AS_OF)
+    return made

@@ -1,0 +1,249 @@
+"""Ingest under bad input, crashes and concurrency: every record once, the books balanced."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import ingest_logs
+from mltrust import conf, runtime
+from mltrust.conf import Conf
+from mltrust.contract import Reason
+from mltrust.errors import DataError
+from mltrust.io.tables import Lakehouse
+from mltrust.verdicts import Exit
+from tests.conftest import ROOT
+from tests.unit.test_record import BAD, V01, v02
+
+AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
+
+
+class Log:
+    """A lakehouse of its own with landing folders to write into."""
+
+    def __init__(self, spark: SparkSession, root: Path) -> None:
+        self.spark, self.root = spark, root
+        shipped = conf.load(ROOT / "conf/contracts/recommendations.yaml", "local")
+        tracking = replace(shipped.settings.tracking, uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "runs"))
+        ingest = replace(shipped.settings.ingest, max_reject_share=1.0)
+        self.conf: Conf = replace(
+            shipped, settings=replace(shipped.settings, root=str(root), tracking=tracking, ingest=ingest)
+        )
+
+    def land(self, name: str, lines: list[bytes], kind: str = "records", root: Path | None = None) -> Path:
+        path = (root or self.root) / "landing/recommendations" / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = b"".join(line + b"\n" for line in lines)
+        hidden = path.with_name(f"_{name}")
+        hidden.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        hidden.rename(path)
+        return path
+
+    def ingest(self) -> Exit:
+        return ingest_logs.run(self.spark, self.conf, AS_OF)
+
+    @property
+    def lake(self) -> Lakehouse:
+        return runtime.lakehouse(self.spark, self.conf)
+
+    def books(self) -> dict[str, tuple[int, int, int, int]]:
+        """File name -> records, accepted, rejected, duplicates, summed over its batches."""
+        found: dict[str, tuple[int, int, int, int]] = {}
+        for row in self.lake.read("ingest_batches").collect():
+            name, numbers = (
+                Path(row["source"]).name,
+                tuple(row[each] for each in ("records", "accepted", "rejected", "duplicates")),
+            )
+            assert numbers[0] == sum(numbers[1:])
+            assert name not in found
+            found[name] = numbers
+        return found
+
+    def request_ids(self) -> list[str]:
+        return sorted(row["request_id"] for row in self.lake.read("inference_log").select("request_id").collect())
+
+
+@pytest.fixture
+def log(spark: SparkSession, tmp_path: Path) -> Log:
+    return Log(spark, tmp_path)
+
+
+def lines(*request_ids: str, **changes: object) -> list[bytes]:
+    return [json.dumps(v02(request_id=each, **changes)).encode() for each in request_ids]
+
+
+def test_each_reason_code_reaches_the_rejects_table_with_the_raw_line(log: Log) -> None:
+    bad = [raw.replace(b"\n", b" ") for _, raw, _ in BAD]
+    inconsistent = lines("err", status="error")
+    first = lines("taken")
+    log.land("bad.jsonl", [*bad, *inconsistent, b"", b"  ", V01.replace(b"\n", b" "), *first])
+    assert log.ingest() == Exit.PASS
+    log.land("later.jsonl", lines("taken", prediction_score=0.25))
+    log.ingest()
+    rows = log.lake.read("inference_log_rejects").orderBy("source", "position").collect()
+    codes = [str(code) for code, _, _ in BAD]
+    assert [row["reason_code"] for row in rows] == [*codes, "inconsistent", "conflicting_duplicate"]
+    assert {row["reason_code"] for row in rows} == set(Reason)
+    for row, raw in zip(rows, bad, strict=False):
+        assert (row["raw"].encode() == raw) == (row["raw_encoding"] == "text")
+    assert [row["raw_encoding"] for row in rows].count("base64") == 1
+    assert rows[-1]["model_version"] == "1"
+    assert log.books() == {"bad.jsonl": (len(bad) + 3, 2, len(bad) + 1, 0), "later.jsonl": (1, 0, 1, 0)}
+
+
+def test_the_first_ingested_stays_and_within_a_batch_the_smallest_hash(log: Log) -> None:
+    versions = [lines("r1", prediction_score=score)[0] for score in (0.1, 0.2, 0.3)]
+    log.land("a.jsonl", [versions[2], versions[0], versions[0]])
+    log.land("b.jsonl.gz", [versions[1], *lines("r2")])
+    log.ingest()
+    reader = ingest_logs.RecordReader(log.conf.contract)
+    hashes = [row["content_hash"] for row in map(reader.read, versions) if isinstance(row, dict)]
+    [kept] = log.lake.read("inference_log").where("request_id = 'r1'").collect()
+    assert kept["content_hash"] == min(map(str, hashes))
+    totals = [sum(column) for column in zip(*log.books().values(), strict=True)]
+    # Three contents of one key: one stays, the others conflict; a copy of the one that stays is a duplicate.
+    copies = 2 if kept["prediction_score"] == 0.1 else 1
+    assert totals == [5, 2, 4 - copies, copies - 1]
+
+
+def test_the_same_request_on_two_days_is_two_records(log: Log) -> None:
+    log.land("a.jsonl", [*lines("r1"), *lines("r1", event_time="2026-10-06T00:00:00Z")])
+    log.ingest()
+    assert log.request_ids() == ["r1", "r1"]
+
+
+def test_outcomes_have_their_own_keys_rejects_and_books(log: Log) -> None:
+    def told(**changes: object) -> bytes:
+        record = {"outcome_id": "o", "request_id": "r", "name": "sale", "value": 1, "event_time": 1791158400}
+        return json.dumps(record | changes).encode()
+
+    log.land("o.jsonl", [told(), told(), told(revision=1, value=2), told(request_id=None), b"{"], "outcomes")
+    log.ingest()
+    log.land("later.jsonl", [told(value=3), told(value=2, revision=1)], "outcomes")
+    log.ingest()
+    assert log.books() == {"o.jsonl": (5, 2, 2, 1), "later.jsonl": (2, 0, 1, 1)}
+    revisions = {row["revision"] for row in log.lake.read("outcomes").collect()}
+    assert revisions == {0, 1}
+    codes = sorted(row["reason_code"] for row in log.lake.read("outcomes_rejects").collect())
+    assert codes == ["conflicting_duplicate", "missing_field", "unparsable"]
+
+
+def test_a_day_is_ingested_without_reading_the_files_of_other_days(log: Log) -> None:
+    log.land("old.jsonl", lines("r1"))
+    log.ingest()
+    old = list((log.root / "recommendations/inference_log").glob("event_date=2026-10-05/*.parquet"))
+    assert old
+    for path in old:
+        path.unlink()
+    log.land("new.jsonl", lines("r2", event_time="2026-10-06T00:00:00Z"))
+    assert log.ingest() == Exit.PASS
+    assert log.books()["new.jsonl"] == (1, 1, 0, 0)
+    with pytest.raises(Exception, match="FILE_NOT_EXIST|does not exist"):
+        log.lake.read("inference_log").where(F.col("event_date") == F.lit(date(2026, 10, 5))).collect()
+
+
+def test_too_many_rejects_end_with_a_breach(log: Log) -> None:
+    log.conf = replace(log.conf, settings=replace(log.conf.settings, ingest=conf.Ingest(max_reject_share=0.4)))
+    log.land("half.jsonl", [*lines("r1"), b"{"])
+    assert log.ingest() == Exit.BREACH
+
+
+def test_no_landing_folder_is_named(log: Log) -> None:
+    with pytest.raises(DataError, match=r"no landing folder: expected files in .*landing/recommendations/records"):
+        log.ingest()
+
+
+def test_two_ingests_of_overlapping_files_at_once_take_every_record_once(log: Log) -> None:
+    other = Log(log.spark, log.root)
+    other.conf = replace(other.conf, settings=replace(other.conf.settings, landing=str(log.root / "second/landing")))
+    ids = [f"r{at:03}" for at in range(60)]
+    for at in range(3):
+        log.land(f"a{at}.jsonl", lines(*ids[at * 15 : at * 15 + 30]))
+        log.land(f"b{at}.jsonl", lines(*ids[at * 15 : at * 15 + 30]), root=log.root / "second")
+    log.lake.ensure("inference_log", "inference_log_rejects", "ingest_batches", "outcomes", "outcomes_rejects")
+    ends: list[Exit] = []
+    # The work of the two jobs at once; their MLflow runs would share one process.
+    threads = [threading.Thread(target=lambda each=each: ends.append(ingest_only(each))) for each in (log, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == [Exit.PASS, Exit.PASS]
+    assert log.request_ids() == ids
+    books = log.books()
+    assert len(books) == 6
+    assert sum(accepted for _, accepted, _, _ in books.values()) == 60
+    assert sum(duplicates for *_, duplicates in books.values()) == 120
+    assert log.lake.read("inference_log_rejects").count() == 0
+
+
+def ingest_only(log: Log) -> Exit:
+    ingest_logs.ingest_table(log.spark, log.conf, "inference_log")
+    return Exit.PASS
+
+
+def killed_ingest(folder: Path, after: float) -> bool:
+    """Starts ingest as a program and kills it with all its processes; whether it was still running."""
+    command = [sys.executable, "-m", "mltrust_jobs.ingest_logs", "--config", "conf/contracts/recommendations.yaml"]
+    with (folder / "killed.log").open("ab") as output:
+        started = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
+    try:
+        started.wait(after)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        return True
+    return False
+
+
+def kill_and_finish(spark: SparkSession, folder: Path, kills: int, seed: int) -> None:
+    """Kills ingest at random moments while files keep coming, then lets it finish: the books must balance."""
+    from tests.jobs.conftest import copied_conf
+
+    copy = copied_conf(folder, n_units=10)
+    base = copy / "base.yaml"
+    base.write_text(base.read_text().replace("max_files_per_batch: 1000", "max_files_per_batch: 2"))
+    rng, log, expected, landed = random.Random(seed), Log(spark, folder / ".lakehouse"), set(), {}
+    interrupted = 0
+    for attempt in range(kills):
+        for at in range(6):
+            ids = [f"{attempt}-{at}-{line:04}" for line in range(400)]
+            repeated = rng.sample(sorted(expected), min(50, len(expected)))
+            name = f"{attempt}-{at}.jsonl"
+            log.land(name, [*lines(*ids), *lines(*repeated), b"{broken"])
+            landed[name] = 401 + len(repeated)
+            expected.update(ids)
+        interrupted += killed_ingest(folder, after=rng.uniform(6, 30))
+        time.sleep(0.5)
+    loaded = conf.load(copy / "contracts/recommendations.yaml", "local")
+    settings = replace(loaded.settings, root=str(folder / ".lakehouse"), tracking=log.conf.settings.tracking)
+    log.conf = replace(loaded, settings=settings)
+    log.ingest()
+    assert interrupted > 0
+    assert log.request_ids() == sorted(expected)
+    books = log.books()
+    assert {name: book[0] for name, book in books.items()} == landed
+    assert sum(accepted for _, accepted, _, _ in books.values()) == len(expected)
+    assert {rejected for _, _, rejected, _ in books.values()} == {1}
+    assert log.lake.read("inference_log_rejects").count() == len(landed)
+
+
+def test_ingest_killed_once_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
+    kill_and_finish(spark, tmp_path, kills=1, seed=4)
+
+
+@pytest.mark.slow
+def test_ingest_killed_ten_times_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
+    kill_and_finish(spark, tmp_path, kills=10, seed=5)

@@ -1,0 +1,304 @@
+"""Log rows and outcomes to exposures, unit_days and the frame of units, small enough to check by hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import Metric, MetricColumns, OutcomeColumn, RequestColumn
+from mltrust.slices import Slicing
+from mltrust.spark import units
+from mltrust.spark.units import mature_column, value_column
+
+LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
+model_name STRING,
+model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
+experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>, features STRUCT<device: STRING>"""
+OUTCOMES = """event_date DATE, event_time TIMESTAMP, outcome_id STRING, revision BIGINT, request_id STRING,
+item_id STRING, unit_id STRING, name STRING, value DOUBLE"""
+
+COLUMNS = MetricColumns(
+    requests={
+        "latency": RequestColumn("latency_ms"),
+        "errors": RequestColumn("CASE WHEN status = 'error' THEN 1 END", "count"),
+    },
+    outcomes={"clicks": OutcomeColumn("click", "count"), "money": OutcomeColumn("sale")},
+)
+CLICKED = Metric("clicked", "proportion", "clicks", window_days=2)
+MONEY = Metric("money", "mean", "money", missing="exclude")
+SPEED = Metric("speed", "ratio", "latency", denominator="n_predictions")
+EXPERIMENT = Experiment(
+    experiment_id="e",
+    log="log",
+    control="c",
+    phases={date(2026, 10, 5): {"c": 1.0, "t": 1.0}},
+    metrics=(CLICKED, MONEY, SPEED),
+    unit="unit_id",
+    buckets={"b1": "c", "b2": "t"},
+    slices=Slicing({"device": "features.device"}),
+)
+AS_OF = datetime(2026, 10, 9, tzinfo=UTC)
+
+
+def at(day: int, hour: int = 12) -> datetime:
+    return datetime(2026, 10, day, hour, tzinfo=UTC)
+
+
+def row(
+    when: datetime,
+    request: str,
+    unit: str | None,
+    *,
+    variant: str | None = None,
+    bucket: str | None = None,
+    device: str | None = "ios",
+    traffic: str = "production",
+    status: str = "ok",
+    item: str = "",
+    version: str = "1",
+    carries: str = "e",
+    latency: float | None = 10.0,
+) -> tuple[object, ...]:
+    element = [(carries, bucket, variant)]
+    return (when.date(), when, request, item, unit, "m", version, traffic, status, latency, element, (device,))
+
+
+def outcome(
+    when: datetime,
+    outcome_id: str,
+    name: str = "click",
+    value: float | None = 1.0,
+    *,
+    request: str | None = None,
+    item: str | None = None,
+    unit: str | None = None,
+    revision: int = 0,
+) -> tuple[object, ...]:
+    return (when.date(), when, outcome_id, revision, request, item, unit, name, value)
+
+
+class Built:
+    """Everything that build_units makes of rows and outcomes."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        rows: Sequence[tuple[object, ...]],
+        outcomes: Sequence[tuple[object, ...]] = (),
+        experiment: Experiment = EXPERIMENT,
+        as_of: datetime = AS_OF,
+    ) -> None:
+        production = units.production(spark.createDataFrame(list(rows), LOG), as_of)
+        current = units.current_outcomes(spark.createDataFrame(list(outcomes), OUTCOMES), as_of)
+        candidates = units.candidates(production, experiment)
+        self.experiment, self.as_of = experiment, as_of
+        self.left_out = units.unexposed(candidates)
+        self.unmatched = units.unmatched(current, production)
+        self.exposures = units.exposures(candidates, experiment)
+        counted = units.counted(production, self.exposures, experiment)
+        counted_outcomes = units.outcome_rows(current, counted, self.exposures, experiment)
+        self.days = units.unit_days(counted, counted_outcomes, experiment, COLUMNS)
+
+    def first(self) -> dict[str, tuple[str, datetime]]:
+        return {
+            each["unit_id"]: (each["variant"], each["first_exposure"].astimezone(UTC))
+            for each in self.exposures.collect()
+        }
+
+    def sums(self) -> dict[tuple[str, int], dict[str, object]]:
+        names = ("n_requests", "n_predictions", *COLUMNS.names())
+        return {
+            (each["unit_id"], each["day"].day): {name: each[name] for name in names} for each in self.days.collect()
+        }
+
+    def frame(self, kept: dict[str, tuple[str, ...]] | None = None) -> DataFrame:
+        exposed = units.exposed_units(self.exposures, self.experiment, self.as_of)
+        return units.unit_frame(exposed, self.days, self.experiment, self.as_of, kept or {})
+
+
+def test_the_first_production_row_that_carries_the_experiment_exposes(spark: SparkSession) -> None:
+    built = Built(
+        spark,
+        [
+            row(at(4), "r0", "a", variant="c"),  # before the experiment starts
+            row(at(5, 9), "r1", "a", variant="c", traffic="shadow"),
+            row(at(5, 10), "r2", "a", variant="c", status="error"),  # errors expose
+            row(at(5, 11), "r3", "a", variant="t"),  # contaminated: stays under its first variant
+            row(at(6), "r4", "b", variant="t", carries="other"),
+            row(at(9, 0), "r5", "d", variant="t"),  # not before as_of
+        ],
+    )
+    assert built.first() == {"a": ("c", at(5, 10))}
+    [exposure] = built.exposures.collect()
+    assert exposure["slice_values"] == {"device": "ios"}
+    seen = [(each["day"].day, each["variant"], each["slice_values"]) for each in exposure["days"]]
+    assert seen == [(5, "c", {"device": "ios"}), (5, "t", {"device": "ios"})]
+
+
+def test_the_variant_is_as_logged_else_by_bucket_and_a_conflict_exposes_nobody_and_is_counted(
+    spark: SparkSession,
+) -> None:
+    built = Built(
+        spark,
+        [
+            row(at(5), "r1", "logged", variant="t"),
+            row(at(5), "r2", "by_bucket", bucket="b2"),
+            row(at(5), "r3", "agreed", variant="c", bucket="b1"),
+            row(at(5), "r4", "unknown_bucket", variant="c", bucket="b9"),
+            row(at(5), "r5", "conflict", variant="c", bucket="b2"),
+            row(at(5), "r6", "no_arm", variant="x"),
+            row(at(5), "r7", "nothing"),
+            row(at(5), "r8", None, variant="c"),
+        ],
+    )
+    assert {unit: variant for unit, (variant, _) in built.first().items()} == {
+        "logged": "t",
+        "by_bucket": "t",
+        "agreed": "c",
+        "unknown_bucket": "c",
+    }
+    assert built.left_out == {"without_unit": 1, "without_variant": 3}
+
+
+def test_days_hold_the_sums_of_all_production_rows_from_the_first_exposure_on(spark: SparkSession) -> None:
+    built = Built(
+        spark,
+        [
+            row(at(5, 8), "r0", "a", carries="other"),  # before the exposure
+            row(at(5, 10), "r1", "a", variant="c"),
+            row(at(5, 10), "r1", "a", variant="c", item="i2"),  # a second prediction of one request
+            row(at(5, 23), "r2", "a", carries="other", version="9"),  # any model, whatever it carries
+            row(at(6, 0), "r3", "a", variant="c", status="error", latency=None),
+            row(at(6, 1), "r4", "a", variant="c", traffic="shadow"),
+        ],
+    )
+    nothing = {"errors": None, "clicks": None, "money": None}
+    assert built.sums() == {
+        ("a", 5): {"n_requests": 2, "n_predictions": 3, "latency": 30.0, **nothing},
+        ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "errors": 1.0},
+    }
+
+
+def test_outcomes_count_on_their_own_day_by_request_or_by_unit(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 8), "r0", "a", carries="other"),
+        row(at(5, 10), "r1", "a", variant="c"),
+        row(at(5, 10), "r1", "a", variant="c", item="i2"),
+        row(at(5, 10), "r9", "b", variant="t"),
+    ]
+    outcomes = [
+        outcome(at(7), "late", request="r1"),
+        outcome(at(5, 11), "item", request="r1", item="i2"),
+        outcome(at(5, 11), "no_such_item", request="r1", item="i3"),
+        outcome(at(5, 11), "before_exposure", request="r0"),
+        outcome(at(5, 11), "request_decides", request="r9", unit="a"),
+        outcome(at(6), "of_unit", "sale", 5.0, unit="a"),
+        outcome(at(5, 9), "unit_before_exposure", "sale", 7.0, unit="a"),
+        outcome(at(5, 9), "comes_before_its_request", request="r1"),
+        outcome(at(6), "unmatched", request="r77"),
+        outcome(at(9), "after_as_of", request="r1"),
+        outcome(at(6), "another_name", "rating", 3.0, request="r1"),
+    ]
+    built = Built(spark, rows, outcomes)
+    counted = {key: (each["clicks"], each["money"]) for key, each in built.sums().items()}
+    assert counted == {("a", 5): (1.0, None), ("a", 6): (None, 5.0), ("a", 7): (1.0, None), ("b", 5): (1.0, None)}
+    assert built.unmatched == 2
+    assert built.sums()["a", 7]["n_requests"] == 0
+
+
+def test_the_highest_revision_counts_and_a_null_value_retracts(spark: SparkSession) -> None:
+    rows = [row(at(5), "r1", "a", variant="c")]
+    outcomes = [
+        outcome(at(6), "corrected", "sale", 5.0, request="r1"),
+        outcome(at(6), "corrected", "sale", 8.0, request="r1", revision=2),
+        outcome(at(6), "corrected", "sale", 6.0, request="r1", revision=1),
+        outcome(at(6), "retracted", "sale", 100.0, request="r1"),
+        outcome(at(6), "retracted", "sale", None, request="r1", revision=1),
+    ]
+    assert Built(spark, rows, outcomes).sums()["a", 6]["money"] == 8.0
+
+
+def test_a_request_as_unit_takes_only_outcomes_keyed_by_request(spark: SparkSession) -> None:
+    rows = [row(at(5), "r1", "a", variant="c"), row(at(5), "r2", "a", variant="t")]
+    outcomes = [outcome(at(6), "1", request="r2"), outcome(at(6), "2", unit="a")]
+    built = Built(spark, rows, outcomes, replace(EXPERIMENT, unit="request"))
+    assert {unit: variant for unit, (variant, _) in built.first().items()} == {"r1": "c", "r2": "t"}
+    assert {key: each["clicks"] for key, each in built.sums().items()} == {
+        ("r1", 5): None,
+        ("r2", 5): None,
+        ("r2", 6): 1.0,
+    }
+
+
+def test_buckets_without_traffic_are_units_with_nothing(spark: SparkSession) -> None:
+    experiment = replace(
+        EXPERIMENT, unit="bucket_id", metrics=(SPEED,), buckets={"b1": "c", "b2": "t", "b3": "t"}, slices=Slicing()
+    )
+    rows = [
+        row(at(5), "r1", None, bucket="b1"),
+        row(at(6), "r2", "x", bucket="b1"),
+        row(at(6), "r3", "y", bucket="b2"),
+    ]
+    built = Built(spark, rows, experiment=experiment)
+    found = {
+        (each["variant"], each[value_column(SPEED, "latency")], each[value_column(SPEED, "n_predictions")])
+        for each in built.frame().collect()
+    }
+    assert found == {("c", 20.0, 2.0), ("t", 10.0, 1.0), ("t", 0.0, 0.0)}
+
+
+@pytest.fixture
+def windowed(spark: SparkSession) -> Built:
+    rows = [
+        row(at(5, 23), "r1", "early", variant="c"),
+        row(at(7), "r2", "just_mature", variant="t", device=None),
+        row(at(8), "r3", "immature", variant="t", device="tv"),
+    ]
+    outcomes = [
+        outcome(at(6, 23), "1", request="r1"),  # the second and last day of its window
+        outcome(at(8, 1), "2", "sale", 4.0, request="r1"),
+        outcome(at(8, 2), "3", request="r3"),
+    ]
+    return Built(spark, rows, outcomes)
+
+
+def test_a_window_counts_whole_days_the_exposure_day_first_and_needs_maturity(windowed: Built) -> None:
+    clicked, mature = value_column(CLICKED, "clicks"), mature_column(CLICKED)
+    found = {each["device"]: (each[mature], each[clicked]) for each in windowed.frame().collect()}
+    assert found == {"ios": (True, 1.0), "(null)": (True, 0.0), "tv": (False, None)}
+
+
+def test_a_click_after_the_window_does_not_count(spark: SparkSession) -> None:
+    built = Built(spark, [row(at(5), "r1", "a", variant="c")], [outcome(at(7, 0), "1", request="r1")])
+    [found] = built.frame().collect()
+    assert found[value_column(CLICKED, "clicks")] == 0.0
+
+
+def test_missing_is_zero_or_left_out_as_the_metric_says(windowed: Built) -> None:
+    money = {each["device"]: each[value_column(MONEY, "money")] for each in windowed.frame().collect()}
+    assert money == {"ios": 4.0, "(null)": None, "tv": None}
+
+
+def test_an_earlier_as_of_sees_what_was_before_it(windowed: Built) -> None:
+    windowed.as_of = at(8, 0)
+    found = {each["device"]: each[mature_column(CLICKED)] for each in windowed.frame().collect()}
+    assert found == {"ios": True, "(null)": False}
+
+
+def test_values_that_are_not_kept_become_other(windowed: Built) -> None:
+    kept = windowed.frame({"device": ("ios",)}).collect()
+    assert sorted(each["device"] for each in kept) == ["(other)", "(other)", "ios"]
+
+
+def test_the_phase_is_that_of_the_first_exposure(spark: SparkSession) -> None:
+    phases = {date(2026, 10, 5): {"c": 9.0, "t": 1.0}, date(2026, 10, 7): {"c": 1.0, "t": 1.0}}
+    rows = [
+        row(at(6), "r1", "a", variant="c"),
+        row(at(8), "r2", "a", variant="c"),
+        row(at(7, 0), "r3", "b", variant="t"),
+    ]
+    frame = Built(spark, rows, experiment=replace(EXPERIMENT, phases=phases)).frame().collect()
+    assert {each["variant"]: each["phase"] for each in frame} == {"c": 0, "t": 1}
