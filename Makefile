@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= ignore::DeprecationWarning
 PYTEST := PYTHONWARNINGS= $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit test-spark test-jobs test-all check format bench ui clean java
+.PHONY: help env demo test test-unit test-slow test-all check format bench ui dist clean java
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -42,6 +42,9 @@ test-unit: $(READY) ## What needs no JVM
 test-all: java $(READY) ## The whole suite
 	$(PYTEST) tests
 
+test-slow: java $(READY) ## What test leaves out: kill loops, second JVMs, long simulations
+	$(PYTEST) tests -m slow
+
 check: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,6 +59,10 @@ bench: java $(READY) ## Benchmarks, side by side in one run
 
 ui: $(READY) ## The MLflow UI on what the demo left
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///.lakehouse/mlflow.db --host 127.0.0.1 --workers 1
+
+dist: ## dist/mltrust.zip, for spark-submit --py-files
+	@mkdir -p dist && rm -f dist/mltrust.zip && find mltrust -name __pycache__ -prune -exec rm -rf {} +
+	$(PYTHON) -m zipfile -c dist/mltrust.zip mltrust
 
 clean: ## Removes what demo and test made, not the environment
 	rm -rf .lakehouse spark-warehouse metastore_db derby.log dist build

@@ -34,7 +34,7 @@ setup(
     ],
     extras_require={
         "connect": ["pyspark[connect]>=4.1,<4.2"],
-        "notebooks": ["ipykernel>=6.29", "nbclient>=0.10"],
+        "notebooks": ["deltalake>=1.1", "ipykernel>=6.29", "nbclient>=0.10"],
         "dev": [
             "deltalake>=1.1",
             "hypothesis>=6.100",

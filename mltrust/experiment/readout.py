@@ -242,8 +242,22 @@ def _recommend(effects: Sequence[Effect], checked: Sequence[Check]) -> tuple[Rec
     if said[Verdict.BREACH]:
         return "do not ship", said[Verdict.BREACH]
     if deciding and not said[Verdict.INCONCLUSIVE]:
-        return "ship", said[Verdict.PASS]
+        return "ship", said[Verdict.PASS] + _losing_slices(effects)
     return "keep running", said[Verdict.INCONCLUSIVE] or ["nothing decides"]
+
+
+def _losing_slices(effects: Sequence[Effect]) -> list[str]:
+    """What whoever ships should know: single attributes in which a goal or a guardrail loses."""
+    losing = [
+        row
+        for row in effects
+        if row.verdict is Verdict.BREACH
+        and row.role in ("goal", "guardrail")
+        and row.slice_key
+        and "x" not in row.slice_key.split()
+    ]
+    worst = sorted(losing, key=lambda row: row.qvalue)
+    return ["but " + _says(row.metric, row.treatment, row.slice_key, row.slice_value, row.reason) for row in worst]
 
 
 def _says(subject: str, whose: str, slice_key: str, slice_value: str, reason: str) -> str:

@@ -14,9 +14,9 @@ from mltrust.spark import units
 from mltrust.spark.units import mature_column, value_column
 
 LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
-model_name STRING,
-model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
-experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>, features STRUCT<device: STRING>"""
+model_name STRING, model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
+experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>,
+features STRUCT<device: STRING>"""
 OUTCOMES = """event_date DATE, event_time TIMESTAMP, outcome_id STRING, revision BIGINT, request_id STRING,
 item_id STRING, unit_id STRING, name STRING, value DOUBLE"""
 

@@ -143,6 +143,7 @@ def test_a_harmed_slice_is_found_and_does_not_decide() -> None:
     assert effect(found, "clicked", "tv").verdict is Verdict.BREACH
     assert effect(found, "clicked", "ios").verdict is Verdict.PASS
     assert found.recommendation == "ship"
+    assert found.reasons[-1].startswith("but clicked (treatment) in device:tv: worse by 0.")
 
 
 def test_a_sample_ratio_mismatch_in_one_slice_only_makes_it_invalid() -> None:
