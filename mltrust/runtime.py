@@ -114,8 +114,8 @@ def lakehouse(spark: SparkSession, conf: Conf) -> Lakehouse:
 class Tracked:
     """A job's MLflow run, and what every result row says of its origin."""
 
-    def __init__(self, run: tracking.Run, conf: Conf, as_of: datetime, inputs: Versions) -> None:
-        self.run = run
+    def __init__(self, run: tracking.Run, name: str, conf: Conf, as_of: datetime, inputs: Versions) -> None:
+        self.run, self._name = run, name
         self.stamp: dict[str, object] = {
             "run_id": run.run_id,
             "conf_hash": conf.conf_hash,
@@ -125,7 +125,8 @@ class Tracked:
         }
 
     def conclude(self, verdict: Verdict, words: str) -> Exit:
-        """Ends the run's page with its verdict, first in its description; returns the exit code."""
+        """Says the verdict in the run's name and tags and first in its description; returns the exit code."""
+        self.run.rename(f"{self._name}: {verdict}")
         self.run.tags({"verdict": verdict})
         self.run.description(f"**{verdict}**: {words}")
         log.info("%s: %s", verdict, words.splitlines()[0])
@@ -146,12 +147,13 @@ def tracked(job: str, conf: Conf, as_of: datetime, lake: Lakehouse, inputs: Vers
         **{f"version.{name}": str(version) for name, version in inputs.items()},
     }
     server = tracking.Server(to.uri, to.artifacts, to.experiment)
-    with tracking.run(f"{job} {subject}", server, tags) as run:
+    name = f"{job} {subject}"
+    with tracking.run(name, server, tags) as run:
         run.params({"config": conf.path.name, "env": conf.env, "as_of": as_of.isoformat()})
         run.text(conf.resolved, "conf.yaml")
         for name, version in inputs.items():
             run.dataset(lake.path(name), version, name)
-        yield Tracked(run, conf, as_of, inputs)
+        yield Tracked(run, name, conf, as_of, inputs)
 
 
 def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:

@@ -41,9 +41,13 @@ class Check(NamedTuple):
 
 
 def checks(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """Every check of the experiment, the failed ones first."""
+    """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
     found = [*_srm_rows(states, experiment), *_simpson_rows(states, experiment)]
-    return sorted(found, key=lambda each: (each.verdict != Verdict.BREACH, each.check != "srm", each.slice_key != ""))
+    return sorted(found, key=lambda each: (each.verdict is not Verdict.BREACH, _n_attributes(each.slice_key)))
+
+
+def _n_attributes(slice_key: str) -> int:
+    return len(slice_key.split(" x ")) if slice_key else 0
 
 
 def _srm_rows(states: ExperimentStates, experiment: Experiment) -> list[Check]:

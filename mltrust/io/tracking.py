@@ -50,6 +50,10 @@ class Run:
     def tags(self, values: Mapping[str, str]) -> None:
         mlflow.set_tags({name: value[:_MAX_TAG] for name, value in values.items()})
 
+    def rename(self, name: str) -> None:
+        """The name in the list of runs."""
+        self.tags({"mlflow.runName": name})
+
     def description(self, markdown: str) -> None:
         """Markdown at the top of the run's page."""
         self.tags({"mlflow.note.content": markdown})

@@ -10,7 +10,7 @@ from mltrust.experiment.spec import Experiment
 from mltrust.slices import Slice
 from mltrust.verdicts import Verdict
 
-_SHOWN = 15
+_SHOWN, _REASONS = 15, 8
 
 
 def metrics(found: Readout) -> dict[str, float | None]:
@@ -35,7 +35,7 @@ def markdown(found: Readout, experiment: Experiment, as_of: datetime, n_metrics_
     """The readout in one page, after its verdict: what to do and why, checks, overall effects, notable slices."""
     parts = [
         f"**{found.recommendation}** — `{experiment.experiment_id}` as of {as_of:%Y-%m-%d}. {experiment.description}",
-        "\n".join(f"- {reason}" for reason in found.reasons),
+        _reasons(found.reasons),
         "### Checks",
         _checks([row for row in found.checks if row.slice_key == "" or row.verdict is not Verdict.PASS][:_SHOWN]),
         f"{_count(found.checks)} checks in all; see `experiment_checks`.",
@@ -49,6 +49,11 @@ def markdown(found: Readout, experiment: Experiment, as_of: datetime, n_metrics_
     if n_metrics_left_out:
         parts.append(f"{n_metrics_left_out} metrics are in the tables only: a run shows its first 200.")
     return "\n\n".join(parts)
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    more = [f"and {len(reasons) - _REASONS} more"] if len(reasons) > _REASONS else []
+    return "\n".join(f"- {reason}" for reason in [*reasons[:_REASONS], *more])
 
 
 def _count(rows: Sequence[Effect | Check]) -> str:

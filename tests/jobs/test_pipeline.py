@@ -97,13 +97,16 @@ def test_the_reversal_is_named_and_leads_the_readout(world: World) -> None:
     named = checks.where("check = 'simpson' AND metric = 'conversion' AND slice_key = 'device'").collect()
     assert [(row["method"], row["verdict"], row["decides"]) for row in named] == [("reversal", "breach", True)]
     run = newest_run(world, "analyze_experiment free_shipping")
+    assert run.info.run_name == "analyze_experiment free_shipping: breach"
     assert run.data.tags["recommendation"] == "invalid"
+    reasons = run.data.tags["mlflow.note.content"].split("### Checks")[0]
+    assert "Simpson's paradox: pooled -" in reasons
 
 
 def newest_run(world: World, name: str) -> Run:
     mlflow.set_tracking_uri("sqlite:///.lakehouse/mlflow.db")
     found = mlflow.search_runs(
-        experiment_names=["mltrust"], filter_string=f"attributes.run_name = '{name}'", output_format="list"
+        experiment_names=["mltrust"], filter_string=f"attributes.run_name LIKE '{name}: %'", output_format="list"
     )
     return cast(Run, found[0])
 
