@@ -41,5 +41,10 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         return tracked.conclude(found.verdict, markdown(found, experiment, as_of, left_out))
 
 
+def main() -> int:
+    """The job as a program; its exit code."""
+    return runtime.main(run, job="analyze_experiment", description=__doc__)
+
+
 if __name__ == "__main__":
-    sys.exit(runtime.main(run, job="analyze_experiment", description=__doc__))
+    sys.exit(main())

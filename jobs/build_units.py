@@ -45,5 +45,10 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
 
 
+def main() -> int:
+    """The job as a program; its exit code."""
+    return runtime.main(run, job="build_units", description=__doc__)
+
+
 if __name__ == "__main__":
-    sys.exit(runtime.main(run, job="build_units", description=__doc__))
+    sys.exit(main())

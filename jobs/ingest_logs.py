@@ -89,5 +89,10 @@ def ingest_batch(lines: DataFrame, number: int, *, conf: Conf, table: str) -> No
     log.info("%s batch %d: %s", table, number, logs.totals(books))
 
 
+def main() -> int:
+    """The job as a program; its exit code."""
+    return runtime.main(run, job="ingest_logs", description=__doc__)
+
+
 if __name__ == "__main__":
-    sys.exit(runtime.main(run, job="ingest_logs", description=__doc__))
+    sys.exit(main())

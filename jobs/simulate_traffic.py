@@ -51,5 +51,10 @@ def _registered(trained: Trained, name: str) -> dict[str, Served]:
     }
 
 
+def main() -> int:
+    """The job as a program; its exit code."""
+    return runtime.main(run, job="simulate_traffic", description=__doc__)
+
+
 if __name__ == "__main__":
-    sys.exit(runtime.main(run, job="simulate_traffic", description=__doc__))
+    sys.exit(main())

@@ -55,6 +55,6 @@ def count_jobs(spark: "SparkSession") -> CountJobs:
         context.setJobGroup(group, "counted")
         yield jobs
         jobs.n = len(context.statusTracker().getJobIdsForGroup(group))
-        context.setLocalProperty("spark.jobGroup.id", None)
+        context.setLocalProperty("spark.jobGroup.id", "")
 
     return counting

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from deltalake import DeltaTable
@@ -12,6 +14,7 @@ from mltrust import runtime
 from tests.conftest import ROOT
 from tests.jobs.conftest import copied_conf
 
+JOBS = [path.stem for path in (ROOT / "jobs").glob("[a-z]*.py")]
 CONFIG = str(ROOT / "conf/contracts/recommendations.yaml")
 
 
@@ -47,6 +50,15 @@ def test_an_operators_mistake_is_one_message_and_exit_code_2(
 
 def no_run(*_: object) -> runtime.Exit:
     raise AssertionError("a job ran whose arguments are wrong")
+
+
+def test_every_command_of_the_package_can_be_started(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [each for each in entry_points(group="console_scripts") if each.value.startswith("mltrust")]
+    assert {each.name for each in commands} == {"mltrust", *(f"mltrust-{name.replace('_', '-')}" for name in JOBS)}
+    for each in commands:
+        with mock.patch("sys.argv", [each.name, "--help"]), pytest.raises(SystemExit, match="0"):
+            each.load()()
+    assert "--as-of" in capsys.readouterr().out
 
 
 def test_without_java_a_job_says_so(tmp_path: Path) -> None:
