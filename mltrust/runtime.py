@@ -166,6 +166,8 @@ def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
     again = f"run build_units --config {conf.path} --as-of {as_of:%Y-%m-%dT%H:%MZ}"
     if not built:
         raise DataError(f"unit_days holds nothing of experiment {experiment_id!r}; {again}")
+    if lake.metadata("exposures", experiment_id=experiment_id) != built:
+        raise DataError(f"exposures and unit_days of {experiment_id!r} are not of one build; {again}")
     reach = datetime.fromisoformat(str(built["as_of"]))
     if reach < as_of:
         raise DataError(f"unit_days of {experiment_id!r} ends at {reach}, expected {as_of} or later; {again}")

@@ -118,7 +118,8 @@ def _simpson_rows(states: ExperimentStates, experiment: Experiment) -> list[Chec
         _simpson_row(_gap(slices, experiment, treatment, metric), attributes, treatment, metric)
         for attributes, slices in states.sets.items()
         for metric in experiment.metrics
-        if metric.role in ("goal", "secondary")
+        # The gap is one of unit-weighted means; the pool of a ratio is weighted by its denominator.
+        if metric.role in ("goal", "secondary") and metric.denominator is None
         for treatment in experiment.treatments
         if len(slices) > 1
     ]

@@ -9,7 +9,7 @@ from mltrust.experiment.checks import Check, checks
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.slices import OVERALL
-from mltrust.stats.means import Arm, Comparison, non_inferiority, welch
+from mltrust.stats.means import Arm, Comparison, one_sided_pvalue, welch
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
 from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.verdicts import Verdict, combine
@@ -128,27 +128,29 @@ def _read(states: SliceStates, experiment: Experiment, metric: Metric, treatment
     """Compares a treatment with the control, within allocation phases where the weights of the arms changed."""
     kind, alpha, control = KINDS[metric.kind], experiment.alpha, experiment.control
     arms = [kind.arm(states.moments(metric, arm), metric) for arm in (control, treatment)]
-    df: float | None = None
+    harm = _non_inferiority(metric, [(arms[0], arms[1])])
     if experiment.unit == "bucket_id":
         df = max(1, arms[0].n + arms[1].n - 2)
         comparison = welch(control=arms[0], treatment=arms[1], alpha=alpha, df=df)
+        harm = _non_inferiority(metric, [(arms[0], arms[1])], df=df)
     elif experiment.weights_change:
         phases = range(len(experiment.phases))
         pairs = [(states.moments(metric, control, p), states.moments(metric, treatment, p)) for p in phases]
-        joined = [tuple(kind.arm(state, metric) for state in pair) for pair in join_small(pairs).pairs]
-        comparison = post_stratified([(c, t) for c, t in joined], alpha=alpha)
+        joined = [(kind.arm(c, metric), kind.arm(t, metric)) for c, t in join_small(pairs).pairs]
+        comparison = post_stratified(joined, alpha=alpha)
+        harm = _non_inferiority(metric, joined)
     else:
         comparison = kind.compare(control=arms[0], treatment=arms[1], alpha=alpha)
-    return _Reading(metric, treatment, states, comparison, _non_inferiority(metric, *arms, df=df))
+    return _Reading(metric, treatment, states, comparison, harm)
 
 
-def _non_inferiority(metric: Metric, control: Arm, treatment: Arm, *, df: float | None) -> float:
+def _non_inferiority(metric: Metric, pairs: Sequence[tuple[Arm, Arm]], df: float | None = None) -> float:
+    """One-sided p-value that a loss of the margin is excluded, over (control, treatment) pairs of phases."""
     if metric.margin is None:
         return nan
     good = metric.direction == "increase"
-    return non_inferiority(
-        control=control, treatment=treatment, margin=metric.margin, increase_is_good=good, df=df
-    ).pvalue
+    worse = [(metric.margin.limit(control, increase_is_good=good), treatment) for control, treatment in pairs]
+    return one_sided_pvalue(post_stratified(worse, df=df), increase=good)
 
 
 def _judged(family: Sequence[_Reading], qvalues: Sequence[float], experiment: Experiment) -> list[Effect]:

@@ -167,7 +167,12 @@ def non_inferiority(
     limit = margin.limit(control, increase_is_good=increase_is_good)
     test = welch(control=limit, treatment=treatment, df=df)
     statistic = test.statistic if increase_is_good else -test.statistic
-    return NonInferiority(statistic, test.df, float(special.stdtr(test.df, -statistic)))
+    return NonInferiority(statistic, test.df, one_sided_pvalue(test, increase=increase_is_good))
+
+
+def one_sided_pvalue(test: Comparison, *, increase: bool) -> float:
+    """The p-value of a t test against no increase of the mean, or against no decrease."""
+    return float(special.stdtr(test.df, -test.statistic if increase else test.statistic))
 
 
 def fieller(

@@ -247,6 +247,26 @@ def test_a_changed_allocation_is_no_mismatch_and_no_effect() -> None:
     assert row.mean_control == pytest.approx(row.mean_treatment, abs=0.03)
 
 
+def test_a_guardrail_is_tested_within_the_phases() -> None:
+    """Weekend units are slower and more of them are treated: pooled, the treatment would look slow."""
+    arms: dict[str, Sequence[Units]] = {
+        "control": [Units(9000, latency=100), Units(5000, latency=140, phase=1)],
+        "treatment": [Units(1000, latency=100), Units(5000, latency=140, phase=1)],
+    }
+    row = effect(read(arms, phases=PHASES, slices=Slicing({})), "waited")
+    assert row.verdict is Verdict.PASS
+    assert row.non_inferiority_pvalue < 1e-12
+    pooled = read({arm: [Units(u.n, latency=u.latency) for u in units] for arm, units in arms.items()})
+    assert effect(pooled, "waited").verdict is Verdict.BREACH
+
+
+def test_a_ratio_is_not_searched_for_a_reversal() -> None:
+    found = read(
+        {"control": [Units(500), Units(500, device="tv")], "treatment": [Units(500), Units(500, device="tv")]}
+    )
+    assert {row.metric for row in found.checks if row.check == "simpson"} == {"clicked", "spent"}
+
+
 def test_pooling_over_a_changed_allocation_would_have_shown_an_effect() -> None:
     pooled = read({arm: [Units(u.n, rate=u.rate) for u in units] for arm, units in RAMP_UP.items()})
     assert effect(pooled, "clicked").pvalue < 1e-12

@@ -1,0 +1,129 @@
+"""The states of an experiment: one pass whatever the metrics, the same states whichever way they are reduced."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mltrust.experiment.cells import UNITS, ExperimentStates, metric_block
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import Metric
+from mltrust.slices import Slicing
+from mltrust.spark import experiments
+from tests.conftest import CountJobs
+
+AS_OF = datetime(2026, 10, 20, tzinfo=UTC)
+N_UNITS, N_METRICS, N_ATTRIBUTES = 400, 20, 6
+ATTRIBUTES = {f"s{at}": f"features.s{at}" for at in range(N_ATTRIBUTES)}
+METRICS = tuple(
+    Metric(f"m{at}", ("mean", "proportion")[at % 2], f"c{at}", window_days=(None, 3, 7)[at % 3])
+    for at in range(N_METRICS)
+)
+EXPERIMENT = Experiment(
+    experiment_id="e",
+    log="log",
+    control="c",
+    phases={date(2026, 10, 5): {"c": 1.0, "t": 1.0}},
+    metrics=METRICS,
+    unit="unit_id",
+    slices=Slicing(ATTRIBUTES, (("s0",), ("s1", "s2"), ("s5",))),
+)
+
+
+class Tables(NamedTuple):
+    exposures: DataFrame
+    days: DataFrame
+
+
+@pytest.fixture(scope="module")
+def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tables]:
+    folder: Path = tmp_path_factory.mktemp("unit_tables")
+    unit = F.col("id").cast("string")
+    values = [
+        part for name in ATTRIBUTES for part in (F.lit(name), F.substring(F.md5(F.concat(unit, F.lit(name))), 1, 1))
+    ]
+    spark.range(N_UNITS).select(
+        unit.alias("unit_id"),
+        F.when(F.xxhash64("id") % 2 == 0, "c").otherwise("t").alias("variant"),
+        F.lit(datetime(2026, 10, 5, 9, tzinfo=UTC)).alias("first_exposure"),
+        F.create_map(*values).alias("slice_values"),
+    ).write.parquet(f"{folder}/exposures")
+    spark.range(N_UNITS * 5).select(
+        (F.col("id") % N_UNITS).cast("string").alias("unit_id"),
+        F.date_add(F.lit(date(2026, 10, 5)), (F.col("id") / N_UNITS).cast("int")).alias("day"),
+        *(((F.xxhash64("id", F.lit(at)) % 7) * 1.5).alias(f"c{at}") for at in range(N_METRICS)),
+    ).write.parquet(f"{folder}/unit_days")
+    # Whether a small table is broadcast depends on its width, and a broadcast is a job.
+    spark.conf.set("spark.sql.autoBroadcastJoinThreshold", "-1")
+    yield Tables(spark.read.parquet(f"{folder}/exposures"), spark.read.parquet(f"{folder}/unit_days"))
+    spark.conf.unset("spark.sql.autoBroadcastJoinThreshold")
+
+
+def read(tables: Tables, experiment: Experiment = EXPERIMENT, max_cells: int = 20_000) -> ExperimentStates:
+    return experiments.states(tables.exposures, tables.days, experiment, AS_OF, max_cells=max_cells, max_values=50)
+
+
+def test_jobs_do_not_grow_with_metrics_and_slices(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as narrow:
+        read(tables, replace(EXPERIMENT, metrics=METRICS[:1], slices=Slicing(ATTRIBUTES, (("s0",),))))
+    with count_jobs() as wide:
+        states = read(tables)
+    assert len(states.sets) == 3
+    assert wide.n == narrow.n
+    with count_jobs() as one_by_one:
+        for metric in METRICS[:3]:
+            read(tables, replace(EXPERIMENT, metrics=(metric,)))
+    assert one_by_one.n == 3 * wide.n  # so the count above would tell
+
+
+def test_unit_days_are_scanned_once(tables: Tables, spark: SparkSession) -> None:
+    units = experiments.exposed_units(tables.exposures, EXPERIMENT, AS_OF)
+    frame = experiments.unit_frame(units, tables.days, EXPERIMENT, AS_OF, {})
+    plan = frame._jdf.queryExecution().optimizedPlan().toString()
+    scans = [line for line in plan.splitlines() if "Relation [" in line and "c19#" in line]
+    assert len(scans) == 1
+
+
+def numbers(states: ExperimentStates) -> dict[tuple[str, str, str, str], tuple[int, list[float]]]:
+    return {
+        (each.slice.slice_key, each.slice.slice_value, arm, metric.name): (
+            each.count(UNITS, arm),
+            [*each.moments(metric, arm).mean.tolist(), *each.moments(metric, arm).scatter.ravel().tolist()],
+        )
+        for each in states.every_slice()
+        for arm in EXPERIMENT.arms
+        for metric in METRICS
+    }
+
+
+def test_the_declared_sets_reduced_directly_are_those_added_up_from_the_finest_cells(
+    tables: Tables, count_jobs: CountJobs
+) -> None:
+    finest = numbers(read(tables))
+    with count_jobs() as jobs:
+        declared = numbers(read(tables, max_cells=1))
+    with count_jobs() as again:
+        read(tables)
+    assert jobs.n == again.n
+    assert finest.keys() == declared.keys()
+    for key, (n, values) in finest.items():
+        assert declared[key][0] == n
+        np.testing.assert_allclose(declared[key][1], values, rtol=1e-12, atol=1e-9)
+
+
+def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
+    states = read(tables)
+    sums = tables.days.where("day < '2026-10-08'").groupBy("unit_id").agg(F.sum("c4").alias("y"))
+    expected = tables.exposures.join(sums, "unit_id").groupBy("variant").agg(F.avg("y"), F.var_samp("y")).collect()
+    assert METRICS[4].window_days == 3
+    for variant, mean, variance in expected:
+        found = states.overall.moments(METRICS[4], variant)
+        assert found.mean[0] == pytest.approx(mean, rel=1e-12)
+        assert found.var("c4") == pytest.approx(variance, rel=1e-12)
+    assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
