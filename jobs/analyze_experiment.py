@@ -38,7 +38,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         left_out = tracked.run.metrics(metrics(found))
         tracked.run.figure(forest(found.effects), "forest.png")
         tracked.run.tags({"recommendation": found.recommendation})
-        return tracked.conclude(found.verdict, markdown(found, experiment, as_of, left_out))
+        return tracked.conclude(found.verdict, markdown(found, experiment, as_of, left_out, states.note))
 
 
 def main() -> int:

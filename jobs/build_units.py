@@ -22,6 +22,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
             return tracked.conclude(Verdict.INCONCLUSIVE, "the conf states no unit (unit_id, request or bucket_id)")
         rows = units.production(lake.read("inference_log", inputs["inference_log"]), as_of)
         outcomes = units.current_outcomes(lake.read("outcomes", inputs["outcomes"]), as_of)
+        units.refuse_unknown(rows, conf.columns)
         candidates = units.candidates(rows, experiment)
         left_out = units.unexposed(candidates) | {"unmatched_outcomes": units.unmatched(outcomes, rows)}
         built = {

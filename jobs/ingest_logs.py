@@ -46,6 +46,7 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
     try:
         stream = logs.lines(spark, folder, conf.settings.ingest.max_files_per_batch)
+        _ = stream.schema  # a Connect session looks only now
     except Exception as error:
         if "PATH_NOT_FOUND" not in str(error):
             raise
@@ -57,7 +58,10 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
         .trigger(availableNow=True)
         .start()
     )
-    query.awaitTermination()
+    try:
+        query.awaitTermination()
+    except Exception as error:
+        raise logs.operators_mistake(error, folder) or error from None
     return True
 
 
@@ -91,7 +95,8 @@ def ingest_batch(lines: DataFrame, number: int, *, conf: Conf, table: str) -> No
 
 def main() -> int:
     """The job as a program; its exit code."""
-    return runtime.main(run, job="ingest_logs", description=__doc__)
+    flags = {"--once": "take what is there and end (the default)"}
+    return runtime.main(run, job="ingest_logs", description=__doc__, flags=flags)
 
 
 if __name__ == "__main__":

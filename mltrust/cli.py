@@ -20,6 +20,8 @@ from mltrust.simulate.spec import Simulation
 from mltrust.simulate.truth import Planted, planted
 from mltrust.verdicts import Exit
 
+#: What a demo leaves in its root.
+_DEMO_FILES = ("artifacts", "landing", "mlflow.db", "recommendations", "truth", "warehouse")
 AS_OF = "2026-11-02T00:00Z"
 #: Tables of the records and of the outcomes, by the name that the simulation has for them.
 _STREAMS = {"records": "inference_log", "outcomes": "outcomes"}
@@ -66,10 +68,14 @@ def demo(folder: Path) -> int:
 
 def _begin_anew(root: Path) -> None:
     """Removes what an earlier demo left, and nothing else."""
-    if not root.exists():
+    if not root.exists() or not any(root.iterdir()):
         return
-    if not (root / "truth" / "demo.json").is_file() and any(root.iterdir()):
-        raise DataError(f"{root} exists and is not a demo's; move it away, the demo makes its own")
+    strange = [each for each in root.iterdir() if each.name.removesuffix("-journal") not in _DEMO_FILES]
+    strange += [each for each in (root / "landing").glob("*") if each.name not in _DEMO_FILES]
+    if strange or not (root / "truth" / "demo.json").is_file():
+        raise DataError(
+            f"{root} holds more than a demo ({', '.join(map(str, strange)) or 'no truth/demo.json'}); move it away"
+        )
     shutil.rmtree(root)
 
 

@@ -158,7 +158,7 @@ def load(config: Path, env: str) -> Conf:
     columns, resolved["metrics"] = (
         read(MetricColumns, columns_file) if columns_file.is_file() else (MetricColumns(), {})
     )
-    if experiment is not None and (problems := experiment.problems(columns)):
+    if experiment is not None and (problems := experiment.problems(columns, contract.columns())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     # What the result depends on: where it is kept is not part of it.
     hashed = resolved | {"settings": settings_plain.get("limits", {})}
@@ -255,7 +255,7 @@ def _yaml(path: Path) -> Plain:
         plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, TypeError) as error:  # TypeError: a mapping as a key, as in {{ template }}
         raise ConfError(f"{path}: no YAML: {error}") from None
     if not isinstance(plain, dict):
         raise ConfError(f"{path}: expected a mapping at the top level, given {type(plain).__name__}")

@@ -4,7 +4,7 @@ A contract is plain frozen values, so that a producer can check a record before 
 rules that ingest will apply. Reading a record by a contract is `mltrust.record`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Literal
@@ -13,12 +13,6 @@ FeatureType = Literal["boolean", "long", "double", "string", "timestamp"]
 Sensitivity = Literal["public", "internal", "personal", "sensitive"]
 Prediction = Literal["score", "action"]
 Scalar = bool | int | float | str
-
-# A feature may widen from one feature version to the next, never narrow or change its kind.
-_WIDER: Mapping[tuple[FeatureType, FeatureType], FeatureType] = {
-    ("long", "double"): "double",
-    ("double", "long"): "double",
-}
 
 #: Columns of the record that the wire must give, or the contract's constants.
 REQUIRED = (
@@ -173,21 +167,24 @@ class Contract:
             for name, feature in features.items():
                 yield version, name, feature
 
-    def feature_types(self) -> dict[str, FeatureType]:
-        """Every feature of any version with its widest type, in the order of first appearance.
+    def columns(self) -> tuple[str, ...]:
+        """Columns by which a record can be sliced: plain ones of the record, and its features."""
+        nested = ("experiments", "infra", "features")
+        plain = (name for name in (*REQUIRED, *OPTIONAL) if name not in nested)
+        return (*plain, *(f"features.{name}" for name in self.feature_types()))
 
-        Raises ValueError where a feature changes its kind between versions: it must take a new name.
+    def feature_types(self) -> dict[str, FeatureType]:
+        """Every feature of any version with its type, in the order of first appearance.
+
+        Raises ValueError where a feature changes its type between versions: Delta widens no long to a double
+        without a table feature that other readers lack, and a record sent again would get another hash.
         """
         types: dict[str, FeatureType] = {}
         for version, name, feature in self._each():
             known = types.setdefault(name, feature.type)
-            if known == feature.type:
-                continue
-            wider = _WIDER.get((known, feature.type))
-            if wider is None:
+            if known != feature.type:
                 raise ValueError(
                     f"feature {name!r} is {known} in an earlier feature version and {feature.type} in {version!r}: "
                     "a feature that changes its type takes a new name"
                 )
-            types[name] = wider
         return types

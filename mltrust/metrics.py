@@ -37,7 +37,18 @@ class OutcomeColumn:
 
 
 RESERVED = frozenset(
-    ("experiment_id", "unit_kind", "unit_id", "day", "n_requests", "n_predictions", "variant", "phase")
+    (
+        "experiment_id",
+        "unit_kind",
+        "unit_id",
+        "day",
+        "n_requests",
+        "n_predictions",
+        "variant",
+        "phase",
+        "unit",
+        "exposure_day",
+    )
 )
 
 

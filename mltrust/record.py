@@ -29,6 +29,7 @@ _MICROS_A_DAY = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Event times lie in [2000, 2100) UTC: in this range seconds, milliseconds and microseconds cannot be confused.
 _FIRST_SECOND, _END_SECOND = 946_684_800, 4_102_444_800
+_TOO_DEEP = "nested too deeply to be read"
 _INTEGER = re.compile(r"[+-]?\d{1,40}\Z", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 
@@ -292,6 +293,8 @@ class RecordReader:
             row = self._row(version, layout, _Fields(record))
         except RecordError as error:
             return Rejected(error.code, str(error), *self._glimpse(record))
+        except RecursionError:
+            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
         row["content_hash"] = content_hash(row)
         return row
 
@@ -395,7 +398,7 @@ class RecordReader:
         assert isinstance(value, bool | int | float | str)
         if not feature.domain.holds(value):
             raise RecordError(Reason.OUTSIDE_DOMAIN, f"features.{name} is {_given(given)}, expected {feature.domain}")
-        return to_double(name, value) if self._feature_types[name] == "double" else value
+        return value
 
     def _experiments(self, layout: SchemaVersion, fields: _Fields) -> list[Row]:
         wire = {name: layout.wire.get(f"experiments.{name}") for name in EXPERIMENT_FIELDS}
@@ -437,6 +440,8 @@ class OutcomeReader:
             row = self._row(_Fields(parse(raw)))
         except RecordError as error:
             return Rejected(error.code, str(error))
+        except RecursionError:
+            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
         row["content_hash"] = content_hash(row)
         return row
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import resources
@@ -55,6 +55,7 @@ def session(settings: Settings, app: str = "mltrust") -> SparkSession:
     for key, value in _SEMANTICS.items():
         with suppress(Exception):  # some platforms fix these and refuse to set them; the check below decides
             spark.conf.set(key, value)
+    _require_delta(spark)
     if (zone := spark.conf.get("spark.sql.session.timeZone")) not in ("UTC", "Etc/UTC"):
         raise PlatformError(f"spark.sql.session.timeZone is {zone!r}, expected UTC: every window is a UTC window")
     return spark
@@ -85,6 +86,17 @@ def _new_session(settings: Settings, app: str) -> SparkSession:
         spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")  # our own local session is never a Connect one
     return spark
+
+
+def _require_delta(spark: SparkSession) -> None:
+    """Databricks has Delta of its own, and a Connect server does not tell; anyone else must have configured it."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ or "connect" in type(spark).__module__:
+        return
+    if "delta" not in (spark.conf.get("spark.sql.extensions", "") or "").lower():
+        raise PlatformError(
+            "this Spark session has no Delta; expected spark-submit --properties-file conf/spark-defaults.conf, "
+            "or an environment with a master"
+        )
 
 
 def _require_java() -> None:
@@ -189,19 +201,30 @@ def parse_as_of(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _arguments(job: str, description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(
+    job: str, description: str | None, argv: Sequence[str] | None, flags: Mapping[str, str]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=job, description=description)
     parser.add_argument("--config", required=True, type=Path, help="conf file of the job's subject")
     parser.add_argument("--env", default="local", help="name of a file in conf/env/ (default: local)")
     parser.add_argument("--as-of", default=None, help="UTC midnight, as 2026-11-23T00:00Z (default: today's)")
+    for flag, words in flags.items():
+        parser.add_argument(flag, action="store_true", help=words)
     return parser.parse_args(argv)
 
 
-def main(run: Run, *, job: str, description: str | None, argv: Sequence[str] | None = None) -> int:
+def main(
+    run: Run,
+    *,
+    job: str,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> int:
     """Runs a job as a program: arguments, conf, session, exit code. An operator's mistake is one message and 2."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    given = _arguments(job, description, argv)
+    given = _arguments(job, description, argv, flags or {})
     try:
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         as_of = midnight if given.as_of is None else parse_as_of(given.as_of)

@@ -8,6 +8,8 @@ OVERALL = ("", "")
 MISSING = "(null)"
 OTHER = "(other)"
 _JOIN = " x "
+#: Names that the frame of units has for itself.
+RESERVED = ("variant", "phase", "unit_id", "exposure_day")
 
 
 class Slice(NamedTuple):
@@ -34,6 +36,11 @@ class Slicing:
     sets: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in self.attributes:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(
+                    f"attribute {name!r}: expected letters, digits and _, and none of {', '.join(RESERVED)}"
+                )
         for names in self.sets or ():
             if unknown := set(names) - set(self.attributes):
                 raise ValueError(f"sets: {', '.join(sorted(unknown))} is no declared attribute")

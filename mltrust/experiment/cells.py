@@ -1,6 +1,6 @@
 """The states of an experiment by slice, arm and allocation phase: what Spark hands to checks and readout."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mltrust.metrics import Metric
@@ -33,29 +33,41 @@ class SliceStates:
     slice: Slice
     blocks: Mapping[ArmPhase, Blocks]
 
-    def count(self, block: str, arm: str, phase: int | None = None) -> int:
-        """Units of an arm in a block, of one phase or of all."""
-        return sum(blocks[block].n for blocks in self._of(arm, phase))
+    def count(self, block: str, arm: str, phases: Collection[int] | None = None) -> int:
+        """Units of an arm in a block, of some phases or of all."""
+        return sum(blocks[block].n for blocks in self._of(arm, phases))
 
-    def moments(self, metric: Metric, arm: str, phase: int | None = None) -> Moments:
-        """The state of a metric's columns in an arm, of one phase or of all."""
+    def moments(self, metric: Metric, arm: str, phases: Collection[int] | None = None) -> Moments:
+        """The state of a metric's columns in an arm, of some phases or of all."""
         block = metric_block(metric)
-        return merge((blocks[block] for blocks in self._of(arm, phase)), metric.columns())
+        return merge((blocks[block] for blocks in self._of(arm, phases)), metric.columns())
 
-    def _of(self, arm: str, phase: int | None) -> list[Blocks]:
+    def _of(self, arm: str, phases: Collection[int] | None) -> list[Blocks]:
         return [
             blocks
             for (its_arm, its_phase), blocks in sorted(self.blocks.items(), key=lambda item: item[0])
-            if its_arm == arm and phase in (None, its_phase)
+            if its_arm == arm and (phases is None or its_phase in phases)
         ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExperimentStates:
-    """Overall, and the slices of every declared set of attributes, in the order of the conf."""
+    """Overall, and the slices of every declared set of attributes, in the order of the conf.
+
+    `note` says in words what the reduction left together, if anything.
+    """
 
     overall: SliceStates
     sets: Mapping[tuple[str, ...], Sequence[SliceStates]]
+    note: str = ""
+
+    def levels(self) -> list[list[SliceStates]]:
+        """Overall, then the slices of each nesting level: the families within which p-values are corrected."""
+        depths = sorted({len(names) for names in self.sets})
+        return [[self.overall]] + [
+            [each for names, slices in self.sets.items() if len(names) == depth for each in slices]
+            for depth in depths
+        ]
 
     def every_slice(self) -> list[SliceStates]:
         return [self.overall, *(each for slices in self.sets.values() for each in slices)]

@@ -51,12 +51,11 @@ def _n_attributes(slice_key: str) -> int:
 
 
 def _srm_rows(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    families = [[states.overall], *states.sets.values()]
-    return [row for family in families for row in _srm_family(family, experiment)]
+    return [row for family in states.levels() for row in _srm_family(family, experiment)]
 
 
 def _srm_family(slices: Sequence[SliceStates], experiment: Experiment) -> list[Check]:
-    """Sample ratio mismatch of the slices of one set, corrected among themselves by Benjamini-Hochberg."""
+    """Sample ratio mismatch of the slices of one nesting level, corrected among themselves by Benjamini-Hochberg."""
     tests = [_srm(each, experiment) for each in slices]
     qvalues = benjamini_hochberg([test.pvalue for test in tests])
     n_family = sum(not isnan(test.pvalue) for test in tests)
@@ -67,13 +66,21 @@ def _srm_family(slices: Sequence[SliceStates], experiment: Experiment) -> list[C
 
 
 def _srm(states: SliceStates, experiment: Experiment) -> SRM:
-    by_phase = [
-        sum(states.count(UNITS, arm, phase) for arm in experiment.arms) for phase in range(len(experiment.phases))
-    ]
-    counts = [states.count(UNITS, arm) for arm in experiment.arms]
-    if not sum(counts):
-        return SRM(0, 0, nan, len(counts) - 1, nan)
-    return srm(counts, experiment.expected_counts(by_phase))
+    """The test of the units in arms that had weight in their phase; the others are `n_unexpected`."""
+    phases = range(len(experiment.phases))
+    counts = {
+        (arm, phase): states.count(UNITS, arm, (phase,))
+        for arm in experiment.arms
+        for phase in phases
+        if experiment.has_weight(arm, phase)
+    }
+    by_phase = [sum(n for (_, its_phase), n in counts.items() if its_phase == phase) for phase in phases]
+    by_arm = [sum(n for (its_arm, _), n in counts.items() if its_arm == arm) for arm in experiment.arms]
+    n_unexpected = sum(states.count(UNITS, arm) for arm in experiment.arms) - sum(by_arm)
+    if not sum(by_arm):
+        return SRM(0, n_unexpected, nan, len(by_arm) - 1, nan)
+    test = srm(by_arm, experiment.expected_counts(by_phase))
+    return test._replace(n_unexpected=test.n_unexpected + n_unexpected)
 
 
 def _srm_row(states: SliceStates, test: SRM, qvalue: float, n_family: int, experiment: Experiment) -> Check:
@@ -126,9 +133,14 @@ def _simpson_rows(states: ExperimentStates, experiment: Experiment) -> list[Chec
 
 
 def _gap(slices: Sequence[SliceStates], experiment: Experiment, treatment: str, metric: Metric) -> Gap:
+    """The gap of the slices; untested where one is left, or the allocation changed and the pool mixes phases."""
     pairs = [(each.moments(metric, experiment.control), each.moments(metric, treatment)) for each in slices]
+    joined = join_small(pairs).pairs
     to_arm = KINDS[metric.kind].arm
-    return pooled_gap([(to_arm(c, metric), to_arm(t, metric)) for c, t in join_small(pairs).pairs])
+    gap = pooled_gap([(to_arm(c, metric), to_arm(t, metric)) for c, t in joined])
+    if len(joined) < 2 or experiment.ratio_changes(treatment):
+        return gap._replace(kind="inconclusive", statistic=nan, pvalue=nan)
+    return gap
 
 
 def _simpson_row(gap: Gap, attributes: tuple[str, ...], treatment: str, metric: Metric) -> Check:
@@ -140,7 +152,7 @@ def _simpson_row(gap: Gap, attributes: tuple[str, ...], treatment: str, metric: 
         "mix shift": f"mix shift: pooled {gap.pooled:+.4g}, within {by} {gap.post_stratified:+.4g}; "
         "part of the pooled effect comes from unequal mixes",
         "none": f"pooled {gap.pooled:+.4g}, within {by} {gap.post_stratified:+.4g}",
-        "inconclusive": f"too few units to compare the pool with {by}",
+        "inconclusive": f"not compared with {by}: too few units, or the allocation changed between phases",
     }
     return Check(
         check="simpson",

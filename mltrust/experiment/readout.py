@@ -99,7 +99,7 @@ def _effects(states: ExperimentStates, experiment: Experiment) -> list[Effect]:
     rows = _overall_families(overall, experiment)
     if experiment.unit == "bucket_id":  # slices vary within a bucket
         return rows
-    for slices in states.sets.values():
+    for slices in states.levels()[1:]:
         for metric in experiment.metrics:
             family = [
                 _read(each, experiment, metric, treatment) for each in slices for treatment in experiment.treatments
@@ -125,23 +125,25 @@ def _overall_families(overall: Sequence[_Reading], experiment: Experiment) -> li
 
 
 def _read(states: SliceStates, experiment: Experiment, metric: Metric, treatment: str) -> _Reading:
-    """Compares a treatment with the control, within allocation phases where the weights of the arms changed."""
-    kind, alpha, control = KINDS[metric.kind], experiment.alpha, experiment.control
-    arms = [kind.arm(states.moments(metric, arm), metric) for arm in (control, treatment)]
-    harm = _non_inferiority(metric, [(arms[0], arms[1])])
+    """Compares a treatment with the control, within allocation phases where their ratio changed.
+
+    Phases in which one of them had no weight have nothing to compare with, and are left out.
+    """
+    kind, alpha, names = KINDS[metric.kind], experiment.alpha, (experiment.control, treatment)
+    phases = experiment.comparable_phases(treatment)
+    control, treated = (kind.arm(states.moments(metric, arm, phases), metric) for arm in names)
+    pairs, df = [(control, treated)], None
     if experiment.unit == "bucket_id":
-        df = max(1, arms[0].n + arms[1].n - 2)
-        comparison = welch(control=arms[0], treatment=arms[1], alpha=alpha, df=df)
-        harm = _non_inferiority(metric, [(arms[0], arms[1])], df=df)
-    elif experiment.weights_change:
-        phases = range(len(experiment.phases))
-        pairs = [(states.moments(metric, control, p), states.moments(metric, treatment, p)) for p in phases]
-        joined = [(kind.arm(c, metric), kind.arm(t, metric)) for c, t in join_small(pairs).pairs]
-        comparison = post_stratified(joined, alpha=alpha)
-        harm = _non_inferiority(metric, joined)
+        df = max(1, control.n + treated.n - 2)
+        comparison = welch(control=control, treatment=treated, alpha=alpha, df=df)
+    elif experiment.ratio_changes(treatment):
+        by_phase = [(*(states.moments(metric, arm, (at,)) for arm in names),) for at in phases]
+        joined = join_small([(c, t) for c, t in by_phase]).pairs
+        pairs = [(kind.arm(c, metric), kind.arm(t, metric)) for c, t in joined]
+        comparison = post_stratified(pairs, alpha=alpha)
     else:
-        comparison = kind.compare(control=arms[0], treatment=arms[1], alpha=alpha)
-    return _Reading(metric, treatment, states, comparison, harm)
+        comparison = kind.compare(control=control, treatment=treated, alpha=alpha)
+    return _Reading(metric, treatment, states, comparison, _non_inferiority(metric, pairs, df))
 
 
 def _non_inferiority(metric: Metric, pairs: Sequence[tuple[Arm, Arm]], df: float | None = None) -> float:
@@ -161,8 +163,9 @@ def _judged(family: Sequence[_Reading], qvalues: Sequence[float], experiment: Ex
 def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experiment) -> Effect:
     metric, states, compared = reading.metric, reading.states, reading.comparison
     pair = (experiment.control, reading.treatment)
-    units = sum(states.count(UNITS, arm) for arm in pair)
-    mature = sum(states.count(mature_block(metric), arm) for arm in pair)
+    phases = experiment.comparable_phases(reading.treatment)
+    units = sum(states.count(UNITS, arm, phases) for arm in pair)
+    mature = sum(states.count(mature_block(metric), arm, phases) for arm in pair)
     verdict, reason = _judge(reading, qvalue, experiment)
     overall = tuple(states.slice) == OVERALL
     decisive = metric.role in ("goal", "guardrail")

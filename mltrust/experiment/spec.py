@@ -1,7 +1,8 @@
 """What an experiment's conf says: units, arms, time, metrics, slices and what decides."""
 
+import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal
@@ -54,6 +55,8 @@ class Experiment:
             raise ValueError(f"arms: only {self.control!r}, expected a treatment beside it")
         if strange := set(self.buckets.values()) - set(self.arms):
             raise ValueError(f"buckets map to {', '.join(sorted(strange))}, which is none of the arms")
+        if never := [arm for arm in self.treatments if not self.comparable_phases(arm)]:
+            raise ValueError(f"phases: {', '.join(never)} and {self.control} never have weight in the same phase")
         if self.unit == "bucket_id" and not self.buckets:
             raise ValueError("buckets is empty; the unit bucket_id needs every bucket with its arm")
         for name, level in (("alpha", self.alpha), ("srm_alpha", self.srm_alpha)):
@@ -65,6 +68,11 @@ class Experiment:
             raise ValueError(f"metrics: {', '.join(twice)} declared twice")
         if self.unit == "bucket_id" and (shares := [each.name for each in self.metrics if each.kind == "proportion"]):
             raise ValueError(f"metrics: {', '.join(shares)} is a share of units, and the units are buckets")
+        deciding = self.decision_set
+        if deciding is None:
+            deciding = tuple(each.name for each in self.metrics if each.role in ("goal", "guardrail"))
+        if not deciding:
+            raise ValueError("no metric decides; expected a goal, a guardrail or a decision_set")
         if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
             raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
 
@@ -83,11 +91,19 @@ class Experiment:
     def start(self) -> date:
         return min(self.phases)
 
-    @property
-    def weights_change(self) -> bool:
-        """Whether the shares of the arms differ between phases."""
-        shares = [[weights[arm] / sum(weights.values()) for arm in self.arms] for weights in self.phases.values()]
-        return any(share != shares[0] for share in shares)
+    def comparable_phases(self, treatment: str) -> list[int]:
+        """The phases (by date) in which both the treatment and the control had units to compare."""
+        ordered = [weights for _, weights in sorted(self.phases.items())]
+        return [at for at, weights in enumerate(ordered) if weights[self.control] > 0 and weights[treatment] > 0]
+
+    def ratio_changes(self, treatment: str) -> bool:
+        """Whether the treatment's share beside the control differs between their comparable phases."""
+        ordered = [weights for _, weights in sorted(self.phases.items())]
+        ratios = [ordered[at][treatment] / ordered[at][self.control] for at in self.comparable_phases(treatment)]
+        return any(ratio != ratios[0] for ratio in ratios)
+
+    def has_weight(self, arm: str, phase: int) -> bool:
+        return sorted(self.phases.items())[phase][1][arm] > 0
 
     def expected_counts(self, n_by_phase: Sequence[int]) -> list[float]:
         """Units that each arm should have of those exposed in each phase (phases by date)."""
@@ -97,9 +113,17 @@ class Experiment:
                 expected[arm] += n * weights[arm] / sum(weights.values())
         return list(expected.values())
 
-    def problems(self, columns: MetricColumns) -> list[str]:
-        """What does not fit the metric columns of the log."""
+    def problems(self, columns: MetricColumns, attributes: Collection[str]) -> list[str]:
+        """What does not fit the metric columns of the log, or the columns that a slice attribute can be."""
+        near = {
+            name: difflib.get_close_matches(column, attributes, 1) for name, column in self.slices.attributes.items()
+        }
         return [
+            f"slices.attributes.{name}: {column!r} is no column of log {self.log!r}"
+            + (f"; did you mean {near[name][0]!r}?" if near[name] else "")
+            for name, column in self.slices.attributes.items()
+            if column not in attributes
+        ] + [
             f"metrics.{metric.name}: {', '.join(unknown)} is no metric column of log {self.log!r}; "
             f"expected one of {', '.join(columns.names()) or '(none declared)'}"
             for metric in self.metrics

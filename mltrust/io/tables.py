@@ -308,7 +308,7 @@ class Lakehouse:
         for name in names:
             table = self.tables[name]
             retried(lambda table=table: self.spark.sql(self._create(table)))  # type: ignore[misc]
-            self._widen(table)
+            retried(lambda table=table: self._widen(table))  # type: ignore[misc]
 
     def _create(self, table: Table) -> str:
         kept = f"interval {self._keep_days[table.keep]} days"
@@ -330,11 +330,11 @@ class Lakehouse:
         added = list(_additions(declared, self.read(table.name).schema, where=self.path(table.name)))
         if added:
             columns = ", ".join(f"{column} {kind.simpleString()}" for column, kind in added)
-            retried(lambda: self.spark.sql(f"ALTER TABLE {self._sql_name(table.name)} ADD COLUMNS ({columns})"))
+            self.spark.sql(f"ALTER TABLE {self._sql_name(table.name)} ADD COLUMNS ({columns})")
 
     def exists(self, name: str) -> bool:
         try:
-            self.read(name)
+            _ = self.read(name).schema  # a Connect session looks only now
         except Exception as error:
             if any(code in str(error) for code in _NO_TABLE):
                 return False
@@ -429,9 +429,20 @@ class Lakehouse:
 
 _NO_TABLE = ("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND",
              "is not a Delta table", "doesn't exist")  # fmt: skip
-_CONFLICTS = ("DELTA_CONCURRENT", "Concurrent", "DELTA_PROTOCOL_CHANGED", "DELTA_METADATA_CHANGED",
-              "ProtocolChangedException", "MetadataChangedException", "DELTA_TABLE_ALREADY_EXISTS",
-              "DELTA_PATH_EXISTS")  # fmt: skip
+_CONFLICTS = (
+    "DELTA_CONCURRENT",
+    "Concurrent",
+    "DELTA_PROTOCOL_CHANGED",
+    "DELTA_METADATA_CHANGED",
+    "ProtocolChangedException",
+    "MetadataChangedException",
+    "DELTA_TABLE_ALREADY_EXISTS",
+    "DELTA_PATH_EXISTS",
+    # Two writers add the columns of one new contract.
+    "FIELD_ALREADY_EXISTS",
+    "FIELDS_ALREADY_EXISTS",
+    "DUPLICATE_COLUMN",
+)
 
 
 def retried(write: Callable[[], T], attempts: int = 12) -> T:

@@ -1,5 +1,6 @@
 """One MLflow run per job, with a description that leads with the verdict."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ Scalar = bool | int | float | str | None
 #: What MLflow's run page still shows well.
 MAX_METRICS = 200
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
-_MAX_PARAM, _MAX_TAG = 6000, 8000
+_MAX_PARAM, _MAX_TAG, _MAX_NAME = 6000, 8000, 250
 
 
 class Server(NamedTuple):
@@ -121,8 +122,12 @@ def _make_folder(uri: str) -> None:
 
 
 def metric_name(name: str) -> str:
-    """`name` in the characters that MLflow admits."""
-    return _FORBIDDEN.sub("_", name)
+    """`name` as MLflow admits it; where that changes it, a hash keeps different names different."""
+    parts = (part for part in _FORBIDDEN.sub("_", name).split("/") if part not in ("", ".", ".."))
+    plain = "/".join(parts)
+    if plain == name and len(name) <= _MAX_NAME:
+        return name
+    return f"{plain[: _MAX_NAME - 9]}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _cell(value: object) -> object:

@@ -31,7 +31,9 @@ def metrics(found: Readout) -> dict[str, float | None]:
     return {name: named[name] for name in overall} | srm | named
 
 
-def markdown(found: Readout, experiment: Experiment, as_of: datetime, n_metrics_left_out: int = 0) -> str:
+def markdown(
+    found: Readout, experiment: Experiment, as_of: datetime, n_metrics_left_out: int = 0, note: str = ""
+) -> str:
     """The readout in one page, after its verdict: what to do and why, checks, overall effects, notable slices."""
     parts = [
         f"**{found.recommendation}** — `{experiment.experiment_id}` as of {as_of:%Y-%m-%d}. {experiment.description}",
@@ -48,6 +50,8 @@ def markdown(found: Readout, experiment: Experiment, as_of: datetime, n_metrics_
     parts.append(f"{_count(found.effects)} effects in all; see `experiment_effects`. Units are {experiment.unit}.")
     if n_metrics_left_out:
         parts.append(f"{n_metrics_left_out} metrics are in the tables only: a run shows its first 200.")
+    if note:
+        parts.append(f"Reduction: {note}.")
     return "\n\n".join(parts)
 
 

@@ -51,11 +51,19 @@ def states(
     frame = unit_frame(units, days, experiment, as_of, size.kept)
     declared, blocks = experiment.slices.declared(), blocks_of(experiment)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
+    together = [
+        f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()
+    ]
     if n_cells <= max_cells:
         [finest] = cells(frame, [(*ARM_KEYS, *attributes)], blocks)
-        return ExperimentStates(overall_of(finest), {names: slices_of(finest, names) for names in declared})
+        return ExperimentStates(
+            overall_of(finest), {names: slices_of(finest, names) for names in declared}, "; ".join(together)
+        )
     overall, *by_set = cells(frame, [(*ARM_KEYS, *names) for names in ((), *declared)], blocks)
     return ExperimentStates(
         overall_of(overall),
         {names: slices_of(found, names) for names, found in zip(declared, by_set, strict=True)},
+        "; ".join(
+            [f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly", *together]
+        ),
     )

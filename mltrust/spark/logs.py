@@ -1,6 +1,7 @@
 """Landing files to typed rows, and what becomes of each row: accepted, rejected or duplicate."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
@@ -23,6 +24,7 @@ from pyspark.sql.types import (
 )
 
 from mltrust.contract import Reason
+from mltrust.errors import DataError
 from mltrust.record import Rejected, Row, raw_text
 
 ArrowMap = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
@@ -292,3 +294,20 @@ def totals(entered: Sequence[Book]) -> str:
 
 
 _COUNTED = ("records", "accepted", "rejected", "duplicates")
+
+_MISTAKES = {
+    "FILE_NOT_EXIST": "a landing file of an unfinished batch is gone; put it back",
+    "FileNotFoundException": "a landing file of an unfinished batch is gone; put it back",
+    "EOFException": "a landing file is cut off; put the whole file in its place under the same name",
+    "ZipException": "a landing file is no gzip although its name says so; put a sound file in its place",
+    "ConcurrentModificationException": "another ingest of the same landing folder is running",
+    "CONCURRENT_STREAM_LOG_UPDATE": "another ingest of the same landing folder is running",
+}
+
+
+def operators_mistake(error: Exception, folder: str) -> DataError | None:
+    """What an operator can mend about a failed batch of `folder`; None where the fault lies elsewhere."""
+    text = str(error)
+    words = next((words for sign, words in _MISTAKES.items() if sign in text), None)
+    file = re.search(r"file:/[^\s,;'\")]+", text)
+    return None if words is None else DataError(f"{folder}: {words}{f' ({file[0]})' if file else ''}")

@@ -7,6 +7,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric, MetricColumns
 from mltrust.slices import MISSING, OTHER
@@ -106,7 +107,9 @@ def counted(rows: DataFrame, exposed: DataFrame, experiment: Experiment) -> Data
 def current_outcomes(outcomes: DataFrame, as_of: datetime) -> DataFrame:
     """Each outcome in its highest revision, without the retracted, with event times before as_of."""
     fields = ("request_id", "item_id", "unit_id", "name", "value", "event_time", "event_date")
-    latest = outcomes.groupBy("outcome_id").agg(F.max_by(F.struct(*fields), F.col("revision")).alias("latest"))
+    # One id and revision on two days are two records: the later one counts, wherever Spark reads it first.
+    newest = F.struct("revision", "event_date", "content_hash")
+    latest = outcomes.groupBy("outcome_id").agg(F.max_by(F.struct(*fields), newest).alias("latest"))
     told = latest.select("outcome_id", *(F.col(f"latest.{name}") for name in fields))
     return told.where(F.col("value").isNotNull() & (F.col("event_date") < F.lit(as_of.date())))
 
@@ -122,11 +125,9 @@ def outcome_rows(
         F.min(F.struct("event_time", "unit")).alias("request")
     )
     keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
-    of_request = keyed.join(
-        requests.alias("r"),
-        (F.col("o.request_id") == F.col("r.request_id"))
-        & (F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))),
-    ).where(F.col("r.request.event_time") <= F.col("o.event_time"))
+    of_request = keyed.join(requests.alias("r"), _of_request()).where(
+        F.col("r.request.event_time") <= F.col("o.event_time")
+    )
     by_request = of_request.groupBy("outcome_id").agg(
         F.min("r.request.unit").alias("unit"), *(F.first(f"o.{name}").alias(name) for name in _OUTCOME)
     )
@@ -147,11 +148,27 @@ _OUTCOME = ("name", "value", "event_date")
 
 def unmatched(outcomes: DataFrame, rows: DataFrame) -> int:
     """Outcomes keyed by a request that is not in the log, or comes later than they do; one Spark job."""
-    requests = rows.groupBy("request_id").agg(F.min("event_time").alias("request_time"))
-    keyed = outcomes.where(F.col("request_id").isNotNull()).join(requests, "request_id", "left")
-    late = F.col("request_time").isNull() | (F.col("request_time") > F.col("event_time"))
-    row = keyed.agg(F.count_if(late).alias("n")).first()
+    requests = rows.groupBy("request_id", "item_id").agg(F.min("event_time").alias("request_time")).alias("r")
+    keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
+    found = keyed.join(requests, _of_request() & (F.col("r.request_time") <= F.col("o.event_time")), "left_anti")
+    row = found.agg(F.count("*").alias("n")).first()
     return 0 if row is None else int(row["n"])
+
+
+def _of_request() -> Column:
+    """An outcome (o) belongs to a request (r): to one item of it, or without an item to the whole."""
+    of_item = F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))
+    return (F.col("o.request_id") == F.col("r.request_id")) & of_item
+
+
+def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
+    """Raises ConfError where the value of a metric column is no SQL expression on a record."""
+    for name, column in columns.requests.items():
+        try:
+            _ = rows.select(F.expr(column.value).cast("double")).schema
+        except Exception as error:  # a parser or an analyser, of a classic or a Connect session
+            said = str(error).splitlines()[0]
+            raise ConfError(f"metric column {name!r}: {column.value!r} cannot be read on a record: {said}") from None
 
 
 def unit_days(

@@ -165,6 +165,17 @@ def test_no_landing_folder_is_named(log: Log) -> None:
         log.ingest()
 
 
+def test_a_cut_off_file_is_named_and_taken_once_it_is_whole(log: Log) -> None:
+    path = log.land("a.jsonl.gz", lines(*(f"r{at}" for at in range(500))))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="a landing file is cut off; put the whole file in its place"):
+        log.ingest()
+    path.write_bytes(whole)
+    assert log.ingest() == Exit.PASS
+    assert log.books() == {"a.jsonl.gz": (500, 500, 0, 0)}
+
+
 def test_two_ingests_of_overlapping_files_at_once_take_every_record_once(log: Log) -> None:
     other = Log(log.spark, log.root)
     other.conf = replace(other.conf, settings=replace(other.conf.settings, landing=str(log.root / "second/landing")))

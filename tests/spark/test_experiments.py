@@ -22,7 +22,7 @@ AS_OF = datetime(2026, 10, 20, tzinfo=UTC)
 N_UNITS, N_METRICS, N_ATTRIBUTES = 400, 20, 6
 ATTRIBUTES = {f"s{at}": f"features.s{at}" for at in range(N_ATTRIBUTES)}
 METRICS = tuple(
-    Metric(f"m{at}", ("mean", "proportion")[at % 2], f"c{at}", window_days=(None, 3, 7)[at % 3])
+    Metric(f"m{at}", ("mean", "proportion")[at % 2], f"c{at}", role="goal", window_days=(None, 3, 7)[at % 3])
     for at in range(N_METRICS)
 )
 EXPERIMENT = Experiment(

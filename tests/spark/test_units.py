@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric, MetricColumns, OutcomeColumn, RequestColumn
 from mltrust.slices import Slicing
@@ -18,7 +19,7 @@ model_name STRING, model_version STRING, traffic STRING, status STRING, latency_
 experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>,
 features STRUCT<device: STRING>"""
 OUTCOMES = """event_date DATE, event_time TIMESTAMP, outcome_id STRING, revision BIGINT, request_id STRING,
-item_id STRING, unit_id STRING, name STRING, value DOUBLE"""
+item_id STRING, unit_id STRING, name STRING, value DOUBLE, content_hash STRING"""
 
 COLUMNS = MetricColumns(
     requests={
@@ -27,9 +28,9 @@ COLUMNS = MetricColumns(
     },
     outcomes={"clicks": OutcomeColumn("click", "count"), "money": OutcomeColumn("sale")},
 )
-CLICKED = Metric("clicked", "proportion", "clicks", window_days=2)
+CLICKED = Metric("clicked", "proportion", "clicks", role="goal", window_days=2)
 MONEY = Metric("money", "mean", "money", missing="exclude")
-SPEED = Metric("speed", "ratio", "latency", denominator="n_predictions")
+SPEED = Metric("speed", "ratio", "latency", denominator="n_predictions", role="goal")
 EXPERIMENT = Experiment(
     experiment_id="e",
     log="log",
@@ -77,7 +78,7 @@ def outcome(
     unit: str | None = None,
     revision: int = 0,
 ) -> tuple[object, ...]:
-    return (when.date(), when, outcome_id, revision, request, item, unit, name, value)
+    return (when.date(), when, outcome_id, revision, request, item, unit, name, value, f"{value}")
 
 
 class Built:
@@ -205,7 +206,7 @@ def test_outcomes_count_on_their_own_day_by_request_or_by_unit(spark: SparkSessi
     built = Built(spark, rows, outcomes)
     counted = {key: (each["clicks"], each["money"]) for key, each in built.sums().items()}
     assert counted == {("a", 5): (1.0, None), ("a", 6): (None, 5.0), ("a", 7): (1.0, None), ("b", 5): (1.0, None)}
-    assert built.unmatched == 2
+    assert built.unmatched == 3
     assert built.sums()["a", 7]["n_requests"] == 0
 
 
@@ -219,6 +220,23 @@ def test_the_highest_revision_counts_and_a_null_value_retracts(spark: SparkSessi
         outcome(at(6), "retracted", "sale", None, request="r1", revision=1),
     ]
     assert Built(spark, rows, outcomes).sums()["a", 6]["money"] == 8.0
+
+
+def test_one_revision_on_two_days_is_read_as_that_of_the_later_day(spark: SparkSession) -> None:
+    rows = [row(at(5), "r1", "a", variant="c")]
+    outcomes = [outcome(at(day), "o", "sale", float(day), request="r1") for day in (7, 6, 8, 5)]
+    assert {key: each["money"] for key, each in Built(spark, rows, outcomes).sums().items()} == {
+        ("a", 5): None,
+        ("a", 8): 8.0,
+    }
+
+
+def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([], LOG)
+    units.refuse_unknown(rows, COLUMNS)
+    for value in ("latencyms", "latency_ms +"):
+        with pytest.raises(ConfError, match="metric column 'x'"):
+            units.refuse_unknown(rows, MetricColumns({"x": RequestColumn(value)}))
 
 
 def test_a_request_as_unit_takes_only_outcomes_keyed_by_request(spark: SparkSession) -> None:

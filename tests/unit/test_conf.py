@@ -71,6 +71,19 @@ def test_all_mistakes_are_named_at_once_with_file_path_and_the_nearest_name(fold
         ("name: latency", "name: conversion", "conversion declared twice"),
         ("sets: [[device]", "sets: [[devise]", "devise is no declared attribute"),
         ("unit: unit_id", "unit: bucket_id", "buckets is empty"),
+        ("unit: unit_id", "unit: unit_id\ndecision_set: []", "no metric decides"),
+        (
+            "features.device",
+            "features.devcie",
+            "'features.devcie' is no column of log 'recommendations'; did you mean",
+        ),
+        ("sets: [[device]", "sets: [[phase], [device]", "phase is no declared attribute"),
+        (
+            "attributes: {device",
+            "attributes: {phase",
+            "attribute 'phase': expected letters, digits and _, and none of",
+        ),
+        ("unit: unit_id", "unit: {{ unit }}", "no YAML"),
         ("experiment_id: ranker_v2", "experiment_id: a\nexperiment_id: b", "key 'experiment_id' is given twice"),
         ("log: recommendations", "log: orders", "log 'orders' has no"),
     ],
@@ -130,16 +143,16 @@ def test_the_hash_follows_what_results_depend_on_and_not_where_they_are_kept(fol
     assert conf.load(path, "local").units_hash != first.units_hash
 
 
-def test_a_feature_widens_and_never_narrows(folder: Path) -> None:
+def test_a_feature_never_changes_its_type(folder: Path) -> None:
     path = edited(folder / "contracts/recommendations.yaml", "    age: *age", "    age: {type: double}")
-    contract, _ = conf.read(Contract, path)
-    assert contract.feature_types()["age"] == "double"
+    with pytest.raises(ConfError, match="feature 'age' is long in an earlier feature version and double in 'f02'"):
+        conf.read(Contract, path)
 
 
 def test_phases_expect_the_sum_over_their_units() -> None:
     experiment, _ = conf.read(Experiment, SHIPPED / "experiments/ranker_v2.yaml")
     assert experiment.expected_counts([10]) == [5, 5]
-    assert not experiment.weights_change
+    assert not experiment.ratio_changes("treatment")
     assert experiment.start == date(2026, 10, 5)
 
 

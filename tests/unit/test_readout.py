@@ -1,6 +1,7 @@
 """Checks, effects, verdicts and the recommendation, from states made by hand or drawn with a planted truth."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from math import isnan, nan
 
@@ -202,7 +203,7 @@ def test_immature_and_missing_units_are_counted_and_left_out() -> None:
     assert (spent.n_control, spent.n_immature, spent.n_missing) == (493, 0, 14)
 
 
-def test_slices_of_one_metric_and_set_are_one_family() -> None:
+def test_slices_of_one_metric_and_level_are_one_family() -> None:
     devices = [Units(500, device=name) for name in "abcd"]
     found = read({"control": devices, "treatment": devices})
     family = [row for row in found.effects if row.metric == "spent" and row.slice_key == "device"]
@@ -260,6 +261,48 @@ def test_a_guardrail_is_tested_within_the_phases() -> None:
     assert effect(pooled, "waited").verdict is Verdict.BREACH
 
 
+LATE_START = {
+    date(2026, 10, 5): {"control": 1.0, "treatment": 0.0},
+    date(2026, 10, 12): {"control": 1.0, "treatment": 1.0},
+}
+
+
+def test_a_phase_without_the_treatment_is_no_comparison() -> None:
+    """Before the treatment starts, units convert less: those days must not become its control."""
+    arms: dict[str, Sequence[Units]] = {
+        "control": [Units(5000, rate=0.1), Units(5000, rate=0.3, phase=1)],
+        "treatment": [Units(5000, rate=0.3, phase=1)],
+    }
+    found = read(arms, phases=LATE_START, slices=Slicing({}))
+    row = effect(found, "clicked")
+    assert (row.method, row.n_control, row.n_treatment, row.n_missing) == ("proportion", 5000, 5000, 0)
+    assert row.pvalue > 0.01
+    assert check(found, "srm").verdict is Verdict.PASS
+
+
+def test_units_in_an_arm_before_its_start_are_a_mismatch_by_themselves() -> None:
+    arms: dict[str, Sequence[Units]] = {
+        "control": [Units(5000), Units(5000, phase=1)],
+        "treatment": [Units(60), Units(5000, phase=1)],
+    }
+    row = check(read(arms, phases=LATE_START, slices=Slicing({})), "srm")
+    assert row.verdict is Verdict.BREACH
+    assert "60 units in an arm of weight 0" in row.reason
+    assert row.pvalue > 0.001
+
+
+def test_a_correct_ramp_with_another_mix_in_each_phase_is_no_reversal() -> None:
+    arms: dict[str, Sequence[Units]] = {
+        "control": [Units(8000, rate=0.05), Units(1000, device="tv", rate=0.5),
+                    Units(1000, rate=0.05, phase=1), Units(4000, device="tv", rate=0.5, phase=1)],
+        "treatment": [Units(889, rate=0.06), Units(111, device="tv", rate=0.6),
+                      Units(1000, rate=0.06, phase=1), Units(4000, device="tv", rate=0.6, phase=1)],
+    }  # fmt: skip
+    found = read(arms, phases=PHASES)
+    assert {row.verdict for row in found.checks if row.check == "simpson"} == {Verdict.INCONCLUSIVE}
+    assert found.recommendation == "ship"
+
+
 def test_a_ratio_is_not_searched_for_a_reversal() -> None:
     found = read(
         {"control": [Units(500), Units(500, device="tv")], "treatment": [Units(500), Units(500, device="tv")]}
@@ -274,18 +317,15 @@ def test_pooling_over_a_changed_allocation_would_have_shown_an_effect() -> None:
 
 def test_buckets_are_read_by_t_with_buckets_minus_two_and_have_no_srm_and_no_slices() -> None:
     buckets = {f"b{i}": arm for i, arm in enumerate(["control", "treatment"] * 25)}
+    spent = replace(SPENT, role="goal")
+    metrics = (spent, PER_VISIT)
     found = read(
-        {"control": [Units(25)], "treatment": [Units(25)]},
-        unit="bucket_id",
-        buckets=buckets,
-        metrics=(SPENT, PER_VISIT),
+        {"control": [Units(25)], "treatment": [Units(25)]}, unit="bucket_id", buckets=buckets, metrics=metrics
     )
     assert {row.df for row in found.effects} == {48}
     assert {row.slice_key for row in found.effects} == {""}
     assert all(row.verdict is Verdict.INCONCLUSIVE and not row.decides for row in found.checks)
-    few = read(
-        {"control": [Units(19)], "treatment": [Units(25)]}, unit="bucket_id", buckets=buckets, metrics=(SPENT,)
-    )
+    few = read({"control": [Units(19)], "treatment": [Units(25)]}, unit="bucket_id", buckets=buckets, metrics=metrics)
     assert "19 units in an arm, at least 20" in few.effects[0].reason
 
 

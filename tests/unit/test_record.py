@@ -263,6 +263,12 @@ def test_every_type_survives_the_wire(
     assert quoted["features"] == {"a": None, "b": whole, "c": number, "d": None, "e": None}
 
 
+@pytest.mark.parametrize("depth", range(300, 1500, 100))
+def test_a_value_nested_too_deeply_is_refused_at_any_depth(depth: int) -> None:
+    raw = json.dumps(v02(unit_id=...)).encode()[:-1] + b', "unit_id": ' + b"[" * depth + b"]" * depth + b"}"
+    assert refused(raw).reason_code in (Reason.WRONG_TYPE, Reason.UNPARSABLE)
+
+
 @given(st.binary(max_size=60))
 def test_no_bytes_break_the_reader_and_all_can_be_kept(raw: bytes) -> None:
     for reader in (READER, OutcomeReader()):
