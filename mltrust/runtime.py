@@ -163,8 +163,8 @@ def tracked(job: str, conf: Conf, as_of: datetime, lake: Lakehouse, inputs: Vers
     with tracking.run(name, server, tags) as run:
         run.params({"config": conf.path.name, "env": conf.env, "as_of": as_of.isoformat()})
         run.text(conf.resolved, "conf.yaml")
-        for name, version in inputs.items():
-            run.dataset(lake.path(name), version, name)
+        for table, version in inputs.items():
+            run.dataset(lake.path(table), version, table)
         yield Tracked(run, name, conf, as_of, inputs)
 
 

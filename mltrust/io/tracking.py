@@ -53,7 +53,7 @@ class Run:
 
     def rename(self, name: str) -> None:
         """The name in the list of runs."""
-        self.tags({"mlflow.runName": name})
+        mlflow.MlflowClient().update_run(self.run_id, name=name)
 
     def description(self, markdown: str) -> None:
         """Markdown at the top of the run's page."""
