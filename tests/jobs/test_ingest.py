@@ -225,7 +225,7 @@ def kill_and_finish(spark: SparkSession, folder: Path, kills: int, seed: int) ->
 
     copy = copied_conf(folder, n_units=10)
     base = copy / "base.yaml"
-    base.write_text(base.read_text().replace("max_files_per_batch: 1000", "max_files_per_batch: 2"))
+    base.write_text(base.read_text().replace("max_files_per_batch: 1000", "max_files_per_batch: 6"))
     rng, log, expected, landed = random.Random(seed), Log(spark, folder / ".lakehouse"), set(), {}
     interrupted = 0
     for attempt in range(kills):
@@ -236,7 +236,7 @@ def kill_and_finish(spark: SparkSession, folder: Path, kills: int, seed: int) ->
             log.land(name, [*lines(*ids), *lines(*repeated), b"{broken"])
             landed[name] = 401 + len(repeated)
             expected.update(ids)
-        interrupted += killed_ingest(folder, after=rng.uniform(6, 30))
+        interrupted += killed_ingest(folder, after=rng.uniform(8, 22))
         time.sleep(0.5)
     loaded = conf.load(copy / "contracts/recommendations.yaml", "local")
     settings = replace(loaded.settings, root=str(folder / ".lakehouse"), tracking=log.conf.settings.tracking)
