@@ -59,5 +59,10 @@ def name_slice(values: Mapping[str, str]) -> Slice:
     return Slice(_JOIN.join(map(_escape, names)), _JOIN.join(_escape(values[name]) for name in names))
 
 
+def n_attributes(slice_key: str) -> int:
+    """How many attributes a slice crosses; 0 overall."""
+    return len(slice_key.split(_JOIN)) if slice_key else 0
+
+
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace(_JOIN, " \\x ")

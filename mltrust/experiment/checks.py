@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
-from mltrust.slices import OVERALL
+from mltrust.slices import OVERALL, n_attributes
 from mltrust.stats.multiplicity import benjamini_hochberg
 from mltrust.stats.post_stratification import join_small
 from mltrust.stats.simpson import Gap, pooled_gap
@@ -43,11 +43,7 @@ class Check(NamedTuple):
 def checks(states: ExperimentStates, experiment: Experiment) -> list[Check]:
     """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
     found = [*_srm_rows(states, experiment), *_simpson_rows(states, experiment)]
-    return sorted(found, key=lambda each: (each.verdict is not Verdict.BREACH, _n_attributes(each.slice_key)))
-
-
-def _n_attributes(slice_key: str) -> int:
-    return len(slice_key.split(" x ")) if slice_key else 0
+    return sorted(found, key=lambda each: (each.verdict is not Verdict.BREACH, n_attributes(each.slice_key)))
 
 
 def _srm_rows(states: ExperimentStates, experiment: Experiment) -> list[Check]:
@@ -134,8 +130,9 @@ def _simpson_rows(states: ExperimentStates, experiment: Experiment) -> list[Chec
 
 def _gap(slices: Sequence[SliceStates], experiment: Experiment, treatment: str, metric: Metric) -> Gap:
     """The gap of the slices; untested where one is left, or the allocation changed and the pool mixes phases."""
-    pairs = [(each.moments(metric, experiment.control), each.moments(metric, treatment)) for each in slices]
-    joined = join_small(pairs).pairs
+    phases, arms = experiment.comparable_phases(treatment), (experiment.control, treatment)
+    pairs = [tuple(each.moments(metric, arm, phases) for arm in arms) for each in slices]
+    joined = join_small([(control, treated) for control, treated in pairs]).pairs
     to_arm = KINDS[metric.kind].arm
     gap = pooled_gap([(to_arm(c, metric), to_arm(t, metric)) for c, t in joined])
     if len(joined) < 2 or experiment.ratio_changes(treatment):

@@ -8,7 +8,7 @@ from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates, matur
 from mltrust.experiment.checks import Check, checks
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
-from mltrust.slices import OVERALL
+from mltrust.slices import OVERALL, n_attributes
 from mltrust.stats.means import Arm, Comparison, one_sided_pvalue, welch
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
 from mltrust.stats.post_stratification import join_small, post_stratified
@@ -137,7 +137,7 @@ def _read(states: SliceStates, experiment: Experiment, metric: Metric, treatment
         df = max(1, control.n + treated.n - 2)
         comparison = welch(control=control, treatment=treated, alpha=alpha, df=df)
     elif experiment.ratio_changes(treatment):
-        by_phase = [(*(states.moments(metric, arm, (at,)) for arm in names),) for at in phases]
+        by_phase = [tuple(states.moments(metric, arm, (at,)) for arm in names) for at in phases]
         joined = join_small([(c, t) for c, t in by_phase]).pairs
         pairs = [(kind.arm(c, metric), kind.arm(t, metric)) for c, t in joined]
         comparison = post_stratified(pairs, alpha=alpha)
@@ -256,10 +256,7 @@ def _losing_slices(effects: Sequence[Effect]) -> list[str]:
     losing = [
         row
         for row in effects
-        if row.verdict is Verdict.BREACH
-        and row.role in ("goal", "guardrail")
-        and row.slice_key
-        and "x" not in row.slice_key.split()
+        if row.verdict is Verdict.BREACH and row.role in ("goal", "guardrail") and n_attributes(row.slice_key) == 1
     ]
     worst = sorted(losing, key=lambda row: row.qvalue)
     return ["but " + _says(row.metric, row.treatment, row.slice_key, row.slice_value, row.reason) for row in worst]

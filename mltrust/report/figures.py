@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from mltrust.experiment.readout import Effect
-from mltrust.slices import Slice
+from mltrust.slices import Slice, n_attributes
 from mltrust.verdicts import Verdict
 
 _COLOURS = {Verdict.PASS: "#1a7f4b", Verdict.BREACH: "#c0362c", Verdict.INCONCLUSIVE: "#6b7280"}
@@ -31,7 +31,7 @@ def forest(effects: Sequence[Effect]) -> Figure:
 
 def _rows(effects: Sequence[Effect], metric: str, treatment: str) -> list[Effect]:
     own = [row for row in effects if (row.metric, row.treatment) == (metric, treatment)]
-    return sorted(own, key=lambda row: (not row.overall, row.slice_key.count(" x ")))[:_MAX_ROWS]
+    return sorted(own, key=lambda row: (not row.overall, n_attributes(row.slice_key)))[:_MAX_ROWS]
 
 
 def _height(rows: Sequence[Effect]) -> float:

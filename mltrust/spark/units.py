@@ -12,8 +12,6 @@ from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric, MetricColumns
 from mltrust.slices import MISSING, OTHER
 
-_KEY = ("experiment_id", "unit_kind", "unit_id")
-
 
 def production(log: DataFrame, as_of: datetime) -> DataFrame:
     """The rows that units are made of: production traffic before as_of, errors included."""

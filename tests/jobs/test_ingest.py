@@ -219,7 +219,7 @@ def killed_ingest(folder: Path, after: float) -> bool:
     return False
 
 
-def kill_and_finish(spark: SparkSession, folder: Path, kills: int, seed: int) -> None:
+def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills: int, seed: int) -> None:
     """Kills ingest at random moments while files keep coming, then lets it finish: the books must balance."""
     from tests.jobs.conftest import copied_conf
 
@@ -252,9 +252,9 @@ def kill_and_finish(spark: SparkSession, folder: Path, kills: int, seed: int) ->
 
 
 def test_ingest_killed_once_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
-    kill_and_finish(spark, tmp_path, kills=1, seed=4)
+    assert_killed_ingest_loses_nothing(spark, tmp_path, kills=1, seed=4)
 
 
 @pytest.mark.slow
 def test_ingest_killed_ten_times_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
-    kill_and_finish(spark, tmp_path, kills=10, seed=5)
+    assert_killed_ingest_loses_nothing(spark, tmp_path, kills=10, seed=5)

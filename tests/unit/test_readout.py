@@ -280,6 +280,17 @@ def test_a_phase_without_the_treatment_is_no_comparison() -> None:
     assert check(found, "srm").verdict is Verdict.PASS
 
 
+def test_units_before_the_treatment_starts_are_no_part_of_a_reversal() -> None:
+    """Early units are on another device and convert less: pooled with the control they would look like a paradox."""
+    arms: dict[str, Sequence[Units]] = {
+        "control": [Units(6000, rate=0.05), Units(2500, phase=1), Units(2500, device="tv", rate=0.4, phase=1)],
+        "treatment": [Units(2500, phase=1), Units(2500, device="tv", rate=0.4, phase=1)],
+    }
+    named = [row for row in read(arms, phases=LATE_START).checks if row.check == "simpson"]
+    assert {row.method for row in named} == {"none"}
+    assert {row.n_units for row in named} == {10_000}
+
+
 def test_units_in_an_arm_before_its_start_are_a_mismatch_by_themselves() -> None:
     arms: dict[str, Sequence[Units]] = {
         "control": [Units(5000), Units(5000, phase=1)],
