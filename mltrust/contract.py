@@ -4,10 +4,11 @@ A contract is plain frozen values, so that a producer can check a record before 
 rules that ingest will apply. Reading a record by a contract is `mltrust.record`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 FeatureType = Literal["boolean", "long", "double", "string", "timestamp"]
 Sensitivity = Literal["public", "internal", "personal", "sensitive"]
@@ -143,7 +144,11 @@ class SchemaVersion:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The contract of one log; features are listed per feature version."""
+    """The contract of one log; features are listed per feature version.
+
+    `field_numbers` are the features' numbers in Protobuf, which a message carries instead of names: a number that
+    was ever used for one feature can never be used for another. Without them the log takes no Protobuf.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -151,6 +156,7 @@ class Contract:
     versions: dict[str, SchemaVersion]
     features: dict[str, dict[str, Feature]]
     prediction: Prediction = "score"
+    field_numbers: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.log.isidentifier():
@@ -161,6 +167,26 @@ class Contract:
             if not name.isidentifier():
                 raise ValueError(f"feature {name!r}: expected letters, digits and _")
         self.feature_types()
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        numbers, types = self.field_numbers, self.feature_types()
+        if not numbers:
+            return
+        free = max(numbers.values()) + 1
+        if missing := [name for name in types if name not in numbers]:
+            raise ValueError(f"field_numbers: none for feature {missing[0]!r}; the next free one is {free}")
+        if unknown := [name for name in numbers if name not in types]:
+            raise ValueError(
+                f"field_numbers: {unknown[0]!r} is no feature; leave a retired one in the version that had it"
+            )
+        seen: dict[int, str] = {}
+        for name, number in numbers.items():
+            if not 1 <= number < 2**29 or 19_000 <= number < 20_000:
+                raise ValueError(f"field_numbers: {name} is {number}; Protobuf takes 1 to 536870911 without 19000s")
+            if number in seen:
+                raise ValueError(f"field_numbers: {number} is both {seen[number]!r} and {name!r}; {free} is free")
+            seen[number] = name
 
     def _each(self) -> Iterator[tuple[str, str, Feature]]:
         for version, features in self.features.items():
@@ -188,3 +214,43 @@ class Contract:
                     "a feature that changes its type takes a new name"
                 )
         return types
+
+    def to_json(self) -> str:
+        """The contract as JSON, which a producer reads without YAML or pydantic (`from_json`)."""
+        return json.dumps(_without_defaults(asdict(self)), indent=1, ensure_ascii=False) + "\n"
+
+
+def _without_defaults(value: object) -> object:
+    """`value` without what is null or an empty mapping inside it."""
+    if isinstance(value, dict):
+        kept = {name: _without_defaults(each) for name, each in value.items()}
+        return {name: each for name, each in kept.items() if each is not None}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(text: str) -> Contract:
+    """The contract in what `Contract.to_json` wrote; ValueError where it is anything else."""
+    try:
+        plain = json.loads(text)
+        return Contract(
+            log=plain["log"],
+            versions={name: SchemaVersion(**each) for name, each in plain["versions"].items()},
+            features={
+                version: {name: _feature(each) for name, each in features.items()}
+                for version, features in plain["features"].items()
+            },
+            prediction=plain["prediction"],
+            field_numbers=plain["field_numbers"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no compiled contract ({error!r}); `mltrust contract compile` makes one") from None
+
+
+def _feature(plain: Mapping[str, Any]) -> Feature:
+    domains = {name: _domain(plain[name]) for name in ("domain", "expected")}
+    return Feature(plain["type"], plain["sensitivity"], **domains)
+
+
+def _domain(plain: Mapping[str, Any]) -> Domain:
+    values = plain.get("values")
+    return Domain(plain.get("min"), plain.get("max"), None if values is None else tuple(values))

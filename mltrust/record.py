@@ -286,17 +286,29 @@ class RecordReader:
 
     def read(self, raw: bytes) -> Row | Rejected:
         """The row of an accepted record with its content_hash, else why it is refused."""
-        record: dict[str, object] = {}
         try:
-            record = parse(raw)
+            return self.read_object(parse(raw))
+        except RecordError as error:
+            return Rejected(error.code, str(error))
+        except RecursionError:
+            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+
+    def read_object(self, record: dict[str, object]) -> Row | Rejected:
+        """As `read`, of a record that is an object already."""
+        row = self.typed(record)
+        if not isinstance(row, Rejected):
+            row["content_hash"] = content_hash(row)
+        return row
+
+    def typed(self, record: dict[str, object]) -> Row | Rejected:
+        """As `read_object` without the hash: what a producer checks."""
+        try:
             version, layout = self._version(record)
-            row = self._row(version, layout, _Fields(record))
+            return self._row(version, layout, _Fields(record))
         except RecordError as error:
             return Rejected(error.code, str(error), *self._glimpse(record))
         except RecursionError:
             return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
-        row["content_hash"] = content_hash(row)
-        return row
 
     def _version(self, record: dict[str, object]) -> tuple[str, SchemaVersion]:
         for version, layout in self._contract.versions.items():
@@ -437,7 +449,16 @@ class OutcomeReader:
     def read(self, raw: bytes) -> Row | Rejected:
         """The row of an accepted outcome with its content_hash, else why it is refused."""
         try:
-            row = self._row(_Fields(parse(raw)))
+            return self.read_object(parse(raw))
+        except RecordError as error:
+            return Rejected(error.code, str(error))
+        except RecursionError:
+            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+
+    def read_object(self, record: dict[str, object]) -> Row | Rejected:
+        """As `read`, of an outcome that is an object already."""
+        try:
+            row = self._row(_Fields(record))
         except RecordError as error:
             return Rejected(error.code, str(error))
         except RecursionError:
@@ -467,3 +488,37 @@ class OutcomeReader:
         if _int(row["revision"]) < 0:
             raise RecordError(Reason.OUTSIDE_DOMAIN, f"revision is {row['revision']}, expected 0 or more")
         return row
+
+
+#: The one key of a wire line that is no record but what a producer says of itself.
+HEARTBEAT = "heartbeat"
+_COUNTS = ("logged", "written", "dropped", "invalid", "spilled")
+
+
+class HeartbeatReader:
+    """Reads heartbeats, `{"heartbeat": {...}}`: what a producer counted of one model since its last heartbeat."""
+
+    def read_object(self, record: dict[str, object]) -> Row | Rejected:
+        """The row of a heartbeat, else why it is refused."""
+        given = record[HEARTBEAT]
+        try:
+            if not isinstance(given, dict):
+                raise _wrong(HEARTBEAT, given, "an object")
+            return self._row(given)
+        except RecordError as error:
+            return Rejected(error.code, str(error))
+
+    def _row(self, given: dict[str, object]) -> Row:
+        micros = to_timestamp("heartbeat.event_time", given.get("event_time"))
+        counts = {name: to_long(f"heartbeat.{name}", given.get(name)) for name in _COUNTS}
+        return {
+            "producer_id": _required("heartbeat.producer_id", given.get("producer_id")),
+            "sequence": to_long("heartbeat.sequence", given.get("sequence")),
+            "model_name": _required("heartbeat.model_name", given.get("model_name")),
+            "model_version": _required("heartbeat.model_version", given.get("model_version")),
+            "window_start": to_timestamp("heartbeat.window_start", given.get("window_start")),
+            "event_time": micros,
+            "event_date": micros // _MICROS_A_DAY,
+            **counts,
+            "host": _optional("heartbeat.host", given.get("host")),
+        }
