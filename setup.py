@@ -30,6 +30,8 @@ setup(
         "pandas>=2.2,<3",  # pyspark 4.1 turns None into 'nan' with pandas 3
         "pyarrow>=18,<26",
         "pydantic>=2.9,<3",
+        "fastavro[snappy,zstandard]>=1.9",
+        "protobuf>=5",
         "PyYAML>=6",
     ],
     extras_require={
@@ -37,6 +39,7 @@ setup(
         "notebooks": ["deltalake>=1.1", "ipykernel>=6.29", "nbclient>=0.10"],
         "dev": [
             "deltalake>=1.1",
+            "grpcio-tools>=1.66",  # protoc, against which the made .proto is tested
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "ipykernel>=6.29",
@@ -49,6 +52,7 @@ setup(
             "scipy-stubs>=1.14",
             "statsmodels>=0.14",
             "tea-tasting>=1.4",
+            "types-protobuf>=5",
             "types-PyYAML>=6",
         ],
     },

@@ -1,4 +1,4 @@
-"""The command `mltrust`: the demo, which runs every job on simulated traffic and holds found against planted."""
+"""The command `mltrust`: the demo, which holds found against planted, and what is done with contracts."""
 
 import argparse
 import runpy
@@ -13,8 +13,11 @@ from pyspark.sql import functions as F
 
 from mltrust import conf as confs
 from mltrust import runtime
+from mltrust.compatibility import MODES, Compatibility, incompatibilities
 from mltrust.conf import Conf
+from mltrust.contract import Contract
 from mltrust.errors import DataError, MltrustError
+from mltrust.formats.generated import files
 from mltrust.simulate.comparison import Compared, Found, compare, unplanted, verdict_of
 from mltrust.simulate.spec import Simulation
 from mltrust.simulate.truth import Planted, planted
@@ -32,12 +35,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     demo_parser = commands.add_parser("demo", help="simulate, run every job, compare planted with found")
     demo_parser.add_argument("--conf", type=Path, default=Path("conf"), help="conf folder (default: conf)")
+    _contract_parsers(commands.add_parser("contract", help="generate files from a contract, compare two"))
     given = parser.parse_args(argv)
     try:
-        return demo(given.conf)
+        if given.command == "demo":
+            return demo(given.conf)
+        if given.action == "generate":
+            return generate(given.contract, check=given.check)
+        return compare_contracts(given.old, given.new, given.mode)
     except MltrustError as error:
         print(f"mltrust: {error}", file=sys.stderr)
         return Exit.INVALID
+
+
+def _contract_parsers(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    words = "write <log>.json, <log>.avsc, <log>.proto and outcomes.avsc beside the contract"
+    generating = actions.add_parser("generate", help=words, description=words)
+    generating.add_argument("contract", type=Path, help="conf/contracts/<log>.yaml")
+    generating.add_argument("--check", action="store_true", help="write nothing; 4 where a file is not up to date")
+    words = "4 where the new contract breaks readers, with the field, the rule and what to do instead"
+    comparing = actions.add_parser("compare", help=words, description=words)
+    comparing.add_argument("old", type=Path, help="the contract that is in use")
+    comparing.add_argument("new", type=Path, help="the contract that shall take its place")
+    comparing.add_argument("--mode", choices=MODES, default="backward", help="default: backward")
+
+
+def generate(path: Path, *, check: bool) -> int:
+    """Writes what is made from a contract, or says which files differ from it."""
+    contract, _ = confs.read(Contract, path)
+    stale = []
+    for name, text in files(contract).items():
+        file = path.with_name(name)
+        if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            stale.append(file)
+        elif not check:
+            file.write_text(text, encoding="utf-8")
+            print(f"wrote {file}")
+    for file in stale:
+        print(f"{file}: not what {path} says; run mltrust contract generate {path}", file=sys.stderr)
+    return Exit.BREACH if stale else Exit.PASS
+
+
+def compare_contracts(old: Path, new: Path, mode: Compatibility) -> int:
+    """Names every change that breaks readers; 4 where there is one."""
+    found = incompatibilities(confs.read(Contract, old)[0], confs.read(Contract, new)[0], mode)
+    for each in found:
+        print(f"{new}: {each}", file=sys.stderr)
+    print(f"{new}: {'not ' if found else ''}{mode} compatible with {old}")
+    return Exit.BREACH if found else Exit.PASS
 
 
 class _Step(NamedTuple):

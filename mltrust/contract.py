@@ -47,6 +47,7 @@ _WIRE_COLUMNS = frozenset((*REQUIRED, *OPTIONAL, *(f"experiments.{name}" for nam
 class Reason(StrEnum):
     """Why a record was rejected: the code in the rejects tables."""
 
+    UNREADABLE = "unreadable"
     UNPARSABLE = "unparsable"
     UNKNOWN_SCHEMA_VERSION = "unknown_schema_version"
     MISSING_FIELD = "missing_field"
@@ -243,7 +244,7 @@ def from_json(text: str) -> Contract:
             field_numbers=plain["field_numbers"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no compiled contract ({error!r}); `mltrust contract compile` makes one") from None
+        raise ValueError(f"no compiled contract ({error!r}); `mltrust contract generate` makes one") from None
 
 
 def _feature(plain: Mapping[str, Any]) -> Feature:

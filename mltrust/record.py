@@ -242,11 +242,12 @@ class _Fields:
             self.left[name] = value
 
     def extra(self) -> str | None:
-        """JSON of the fields that nobody took, None where there are none."""
-        if not self.left:
+        """JSON of the fields that nobody took, without nulls, None where there are none."""
+        left = _without_nulls(self.left)
+        if not left:
             return None
         try:
-            return json.dumps(self.left, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            return json.dumps(left, sort_keys=True, ensure_ascii=False, allow_nan=False)
         except ValueError:  # 1e999 is read as infinity, which JSON cannot say
             raise _wrong("an unknown field", self.left, "finite numbers") from None
 
@@ -402,7 +403,8 @@ class RecordReader:
         for name, feature in declared.items():
             if given.get(name) is not None:
                 values[name] = self._feature(name, feature, given[name])
-        fields.keep("features", {name: value for name, value in given.items() if name not in declared})
+        unknown = given.keys() - declared.keys()
+        fields.keep("features", {name: given[name] for name in unknown if given[name] is not None})
         return values
 
     def _feature(self, name: str, feature: Feature, given: object) -> object:
@@ -435,7 +437,8 @@ class RecordReader:
                     "variant": _optional("variant", element.get("variant")),
                 }
             )
-            unknown.append({name: value for name, value in element.items() if name not in EXPERIMENT_FIELDS})
+            strange = element.keys() - set(EXPERIMENT_FIELDS)
+            unknown.append({name: element[name] for name in strange if element[name] is not None})
         ids = [each["experiment_id"] for each in experiments]
         if len(set(ids)) < len(ids):
             raise RecordError(Reason.INCONSISTENT, "experiments names one experiment_id twice")
