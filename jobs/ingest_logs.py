@@ -4,7 +4,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,19 +11,22 @@ from pyspark.sql import functions as F
 from mltrust import runtime
 from mltrust.conf import Conf
 from mltrust.errors import DataError
-from mltrust.record import OutcomeReader, RecordReader
+from mltrust.formats.files import Stream
 from mltrust.report.ingest import describe
 from mltrust.spark import logs
 from mltrust.verdicts import Exit
 
 log = logging.getLogger("mltrust")
-KINDS: dict[str, Literal["records", "outcomes"]] = {"inference_log": "records", "outcomes": "outcomes"}
+KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
 
 
-def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
-    """Ingests every landing file that was not read yet; breach above the conf's max_reject_share."""
+def run(spark: SparkSession, conf: Conf, as_of: datetime, *, once: bool = True) -> Exit:
+    """Ingests every landing file that was not read yet; breach above the conf's max_reject_share.
+
+    `once` is the only way so far: take what is there and end.
+    """
     lake = runtime.lakehouse(spark, conf)
-    lake.ensure(*KINDS, *(f"{table}_rejects" for table in KINDS), "ingest_batches")
+    lake.ensure(*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "ingest_batches")
     started = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
         found = [ingest_table(spark, conf, table) for table in KINDS]
@@ -44,52 +46,43 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new in the table's landing folder; whether there is such a folder."""
     folder = conf.settings.landing_folder(conf.log, KINDS[table])
     checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
-    try:
-        stream = logs.lines(spark, folder, conf.settings.ingest.max_files_per_batch)
-        _ = stream.schema  # a Connect session looks only now
-    except Exception as error:
-        if "PATH_NOT_FOUND" not in str(error):
-            raise
+    if not logs.is_there(spark, folder):
         log.info("%s: no landing folder %s", table, folder)
         return False
-    query = (
-        stream.writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table))
-        .option("checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}")
-        .trigger(availableNow=True)
-        .start()
-    )
     try:
+        query = (
+            logs.arrivals(spark, folder, conf.settings.ingest.max_files_per_batch)
+            .writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table))
+            .option("checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}")
+            .trigger(availableNow=True)
+            .start()
+        )
         query.awaitTermination()
     except Exception as error:
         raise logs.operators_mistake(error, folder) or error from None
     return True
 
 
-def ingest_batch(lines: DataFrame, number: int, *, conf: Conf, table: str) -> None:
+def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, table: str) -> None:
     """One batch of landing files. Done again after a crash, it comes to the same end."""
-    lake = runtime.lakehouse(lines.sparkSession, conf)
-    reader = RecordReader(conf.contract) if table == "inference_log" else OutcomeReader()
-    stored, key, ingested_at = lake.read(table), lake.tables[table].key, datetime.now(UTC)
-    with logs.kept(logs.parse(lines, reader, stored.schema)) as parsed:
-        batch = logs.batch_of(parsed)
-        if not batch.files:
-            return
+    spark, batch = arrived.sparkSession, logs.batch_of(arrived)
+    if not batch.files:
+        return
+    lake, ingested_at = runtime.lakehouse(spark, conf), datetime.now(UTC)
+    stored, key = lake.read(table), lake.tables[table].key
+    with logs.kept(logs.parse(spark, batch, conf.contract, KINDS[table], stored.schema)) as parsed:
+        held = logs.contents(parsed)
         arriving = logs.arriving(logs.ranked(parsed, key), stored.schema, batch.batch_id, ingested_at)
-        lake.insert_new(arriving, table, [day.isoformat() for day in batch.dates])
-        held = lake.read(table).where(F.col("event_date").isin(list(batch.dates)))
-        settled = logs.settled(parsed, held, key, batch.batch_id)
-        books = logs.books(settled, batch.batch_id, table, ingested_at)
-        lake.replace(
-            logs.rejects(settled, batch.batch_id, ingested_at),
-            f"{table}_rejects",
-            {"ingest_batch": batch.batch_id},
-        )
+        lake.insert_new(arriving, table, held.dates)
+        lake.insert_new(logs.heartbeats(parsed, batch.batch_id, ingested_at), "heartbeats", held.heartbeat_dates)
+        now_stored = lake.read(table).where(F.col("event_date").isin(list(held.dates)))
+        settled = logs.settled(parsed, now_stored, key, batch.batch_id)
+        books = logs.books(settled, batch, table, ingested_at)
+        mine = {"ingest_batch": batch.batch_id}
+        if any(book.rejected for book in books):
+            lake.replace(logs.rejects(settled, batch.batch_id, ingested_at), f"{table}_rejects", mine)
         # The books come last: a batch that they name is whole.
-        lake.replace(
-            lake.rows("ingest_batches", [book._asdict() for book in books]),
-            "ingest_batches",
-            {"ingest_batch": batch.batch_id},
-        )
+        lake.replace(lake.rows("ingest_batches", [book._asdict() for book in books]), "ingest_batches", mine)
     log.info("%s batch %d: %s", table, number, logs.totals(books))
 
 

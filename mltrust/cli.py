@@ -116,7 +116,7 @@ def _begin_anew(root: Path) -> None:
     """Removes what an earlier demo left, and nothing else."""
     if not root.exists() or not any(root.iterdir()):
         return
-    strange = [each for each in root.iterdir() if each.name.removesuffix("-journal") not in _DEMO_FILES]
+    strange = [each for each in root.iterdir() if each.name.partition("-")[0] not in _DEMO_FILES]
     strange += [each for each in (root / "landing").glob("*") if each.name not in _DEMO_FILES]
     if strange or not (root / "truth" / "demo.json").is_file():
         raise DataError(

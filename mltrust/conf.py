@@ -68,16 +68,37 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days that the tables of the audit trail and the rebuildable ones keep log and deleted files."""
+    """Days that the tables of the audit trail and the rebuildable ones keep log and deleted files.
+
+    Files of an erased unit are removed after `purge_hours`, when no reader or writer that began before needs them.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     audit_days: int = 400
     rebuild_days: int = 30
+    purge_hours: int = 24
 
     def __post_init__(self) -> None:
         if min(self.audit_days, self.rebuild_days) < 1:
             raise ValueError("audit_days and rebuild_days: expected 1 or more")
+        if self.purge_hours < 0:
+            raise ValueError(f"purge_hours is {self.purge_hours}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """What maintain_lakehouse looks after: the last `days`, in which files below `small_file_mb` are compacted."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    days: int = 35
+    small_file_mb: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("days", "small_file_mb"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +118,7 @@ class Settings:
     ingest: Ingest = field(default_factory=Ingest)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
+    maintenance: Maintenance = field(default_factory=Maintenance)
     master: str | None = None
     spark: dict[str, str] = field(default_factory=dict)
 
@@ -143,7 +165,7 @@ def load(config: Path, env: str) -> Conf:
     """
     if not config.is_file():
         raise ConfError(f"{config}: no such file; expected conf/contracts/<log>.yaml or conf/experiments/<id>.yaml")
-    root = _conf_root(config)
+    root = conf_root(config)
     settings, settings_plain = _settings(root, env)
     resolved: dict[str, Plain] = {"settings": settings_plain}
     resolved["subject"] = subject = _yaml(config)
@@ -270,7 +292,8 @@ def _jsonable(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def _conf_root(config: Path) -> Path:
+def conf_root(config: Path) -> Path:
+    """The conf folder that a file lies in; ConfError where there is none."""
     for folder in config.resolve().parents:
         if (folder / "env").is_dir():
             return folder

@@ -39,6 +39,7 @@ class Rejected(NamedTuple):
 
     reason_code: Reason
     reason: str
+    model_name: str | None = None
     model_version: str | None = None
     experiment_id: str | None = None
     bucket_id: str | None = None
@@ -322,24 +323,27 @@ class RecordReader:
             f"{' or '.join(names)} is {_given(given)}, expected one of {', '.join(self._contract.versions)}",
         )
 
-    def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, str | None]:
-        """model_version, experiment and bucket, as far as any known layout finds them."""
+    def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, str | None, str | None]:
+        """model_name, model_version, experiment and bucket, as far as any known layout finds them."""
         try:
             layout = self._version(record)[1]
         except RecordError:
             layout = SchemaVersion()
-        fields = _Fields(record)
+        fields = _Fields(record | layout.constants)
         experiments = fields.take("experiments")
         first = experiments[0] if isinstance(experiments, list) and experiments else None
         if not isinstance(first, dict):
             first = {name: fields.take(layout.wire_name(f"experiments.{name}")) for name in EXPERIMENT_FIELDS}
         found = (
+            fields.take(layout.wire_name("model_name")),
             fields.take(layout.wire_name("model_version")),
             first.get("experiment_id"),
             first.get("bucket_id"),
         )
-        model_version, experiment_id, bucket_id = (each if isinstance(each, str) else None for each in found)
-        return model_version, experiment_id, bucket_id
+        model_name, model_version, experiment_id, bucket_id = (
+            each if isinstance(each, str) else None for each in found
+        )
+        return model_name, model_version, experiment_id, bucket_id
 
     def _row(self, version: str, layout: SchemaVersion, fields: _Fields) -> Row:
         def take(column: str) -> object:

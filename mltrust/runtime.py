@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
@@ -42,7 +43,7 @@ _SMALL_TABLES = {
     "spark.driver.memory": "2g",
 }
 
-Run = Callable[[SparkSession, Conf, datetime], Exit]
+Run = Callable[..., Exit]
 
 
 def session(settings: Settings, app: str = "mltrust") -> SparkSession:
@@ -168,26 +169,50 @@ def tracked(job: str, conf: Conf, as_of: datetime, lake: Lakehouse, inputs: Vers
         yield Tracked(run, name, conf, as_of, inputs)
 
 
+class Built(NamedTuple):
+    """What the unit tables of an experiment hold, as both of their commits say."""
+
+    experiment_id: str
+    as_of: datetime
+    units_hash: str
+    input_versions: Versions
+    left_out: dict[str, int]
+
+    def metadata(self) -> dict[str, object]:
+        return self._asdict() | {"as_of": self.as_of.isoformat()}
+
+
+def built(lake: Lakehouse, conf: Conf) -> Built | None:
+    """The last build of the experiment's unit tables, None where there is none that this conf could have made."""
+    experiment_id = conf.the_experiment().experiment_id
+    found = [lake.metadata(name, experiment_id=experiment_id) for name in ("unit_days", "exposures")]
+    if not found[0] or found[0] != found[1] or found[0]["units_hash"] != conf.units_hash:
+        return None
+    return _built(found[0])
+
+
+def _built(metadata: Mapping[str, Any]) -> Built:
+    return Built(**{**metadata, "as_of": datetime.fromisoformat(metadata["as_of"])})
+
+
 def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
     """The versions of the unit tables of an experiment and of what they were built from.
 
     Raises DataError where they are missing, end before as_of, or were built by another conf.
     """
     experiment_id = conf.the_experiment().experiment_id
-    built = lake.metadata("unit_days", experiment_id=experiment_id)
+    metadata = lake.metadata("unit_days", experiment_id=experiment_id)
     again = f"run build_units --config {conf.path} --as-of {as_of:%Y-%m-%dT%H:%MZ}"
-    if not built:
+    if not metadata:
         raise DataError(f"unit_days holds nothing of experiment {experiment_id!r}; {again}")
-    if lake.metadata("exposures", experiment_id=experiment_id) != built:
+    if lake.metadata("exposures", experiment_id=experiment_id) != metadata:
         raise DataError(f"exposures and unit_days of {experiment_id!r} are not of one build; {again}")
-    reach = datetime.fromisoformat(str(built["as_of"]))
-    if reach < as_of:
-        raise DataError(f"unit_days of {experiment_id!r} ends at {reach}, expected {as_of} or later; {again}")
-    if built["units_hash"] != conf.units_hash:
+    last = _built(metadata)
+    if last.as_of < as_of:
+        raise DataError(f"unit_days of {experiment_id!r} ends at {last.as_of}, expected {as_of} or later; {again}")
+    if last.units_hash != conf.units_hash:
         raise DataError(f"unit, phases, buckets, slices or metric columns changed since unit_days was built; {again}")
-    inputs = built["input_versions"]
-    assert isinstance(inputs, dict)
-    return {**lake.versions("exposures", "unit_days"), **{str(name): int(n) for name, n in inputs.items()}}
+    return {**lake.versions("exposures", "unit_days"), **last.input_versions}
 
 
 def parse_as_of(text: str) -> datetime:
@@ -201,15 +226,24 @@ def parse_as_of(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+_COMMON = ("config", "env", "as_of")
+
+
 def _arguments(
-    job: str, description: str | None, argv: Sequence[str] | None, flags: Mapping[str, str]
+    job: str,
+    description: str | None,
+    argv: Sequence[str] | None,
+    flags: Mapping[str, str],
+    options: Mapping[str, str],
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=job, description=description)
     parser.add_argument("--config", required=True, type=Path, help="conf file of the job's subject")
     parser.add_argument("--env", default="local", help="name of a file in conf/env/ (default: local)")
     parser.add_argument("--as-of", default=None, help="UTC midnight, as 2026-11-23T00:00Z (default: today's)")
     for flag, words in flags.items():
-        parser.add_argument(flag, action="store_true", help=words)
+        parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=words)
+    for option, words in options.items():
+        parser.add_argument(option, default=argparse.SUPPRESS, help=words)
     return parser.parse_args(argv)
 
 
@@ -220,16 +254,21 @@ def main(
     description: str | None,
     argv: Sequence[str] | None = None,
     flags: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> int:
-    """Runs a job as a program: arguments, conf, session, exit code. An operator's mistake is one message and 2."""
+    """Runs a job as a program: arguments, conf, session, exit code. An operator's mistake is one message and 2.
+
+    A flag or an option (with a value) that is given is given to `run` too, as a keyword.
+    """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    given = _arguments(job, description, argv, flags or {})
+    given = _arguments(job, description, argv, flags or {}, options or {})
     try:
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         as_of = midnight if given.as_of is None else parse_as_of(given.as_of)
         conf = confs.load(given.config, given.env)
-        exit_code = run(session(conf.settings, job), conf, as_of)
+        told = {name: value for name, value in vars(given).items() if name not in _COMMON}
+        exit_code = run(session(conf.settings, job), conf, as_of, **told)
     except MltrustError as error:
         print(f"{job}: {error}", file=sys.stderr)  # noqa: T201 - the one message that an operator reads
         return Exit.INVALID

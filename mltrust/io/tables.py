@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import reduce
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -50,7 +51,8 @@ _OUTCOME = f"""
 _REJECT = """
     ingest_batch STRING NOT NULL, source STRING NOT NULL, position BIGINT NOT NULL,
     raw STRING NOT NULL, raw_encoding STRING NOT NULL, reason_code STRING NOT NULL, reason STRING NOT NULL,
-    model_version STRING, experiment_id STRING, bucket_id STRING, ingested_at TIMESTAMP NOT NULL"""
+    model_name STRING, model_version STRING, experiment_id STRING, bucket_id STRING,
+    ingested_at TIMESTAMP NOT NULL"""
 _RESULT = """
     as_of TIMESTAMP NOT NULL, run_id STRING NOT NULL, conf_hash STRING NOT NULL,
     input_versions MAP<STRING, BIGINT> NOT NULL, written_at TIMESTAMP NOT NULL"""
@@ -63,7 +65,10 @@ _DRIFT_KEY = ("model_name", "model_version", "traffic", "arm", "window_start", "
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a log. `key` names one row; `keep` which retention it has; `subject` its partition column."""
+    """A table of a log. `key` names one row; `keep` which retention it has; `subject` its partition column.
+
+    `order` are the columns of its Z-order: a search for one of them passes over files that cannot hold it.
+    """
 
     name: str
     columns: str
@@ -72,6 +77,7 @@ class Table:
     checks: tuple[tuple[str, str], ...] = ()
     append_only: bool = False
     keep: Keep = "audit"
+    order: tuple[str, ...] = ()
 
 
 def _result(name: str, key: tuple[str, ...], columns: str, subject: str) -> Table:
@@ -83,9 +89,21 @@ _BOOKS = Table(
     """ingest_batch STRING NOT NULL, kind STRING NOT NULL, source STRING NOT NULL,
     file_size BIGINT NOT NULL, file_modified TIMESTAMP NOT NULL, records BIGINT NOT NULL,
     accepted BIGINT NOT NULL, rejected BIGINT NOT NULL, duplicates BIGINT NOT NULL,
-    ingested_at TIMESTAMP NOT NULL""",
+    heartbeats BIGINT NOT NULL, ingested_at TIMESTAMP NOT NULL""",
     key=("ingest_batch", "source"),
-    checks=(("balanced", "records = accepted + rejected + duplicates"),),
+    checks=(("balanced", "records = accepted + rejected + duplicates + heartbeats"),),
+)
+_HEARTBEATS = Table(
+    "heartbeats",
+    """producer_id STRING NOT NULL, sequence BIGINT NOT NULL, model_name STRING NOT NULL,
+    model_version STRING NOT NULL, window_start TIMESTAMP NOT NULL, event_time TIMESTAMP NOT NULL,
+    event_date DATE NOT NULL, logged BIGINT NOT NULL, written BIGINT NOT NULL, dropped BIGINT NOT NULL,
+    invalid BIGINT NOT NULL, spilled BIGINT NOT NULL, host STRING,
+    ingested_at TIMESTAMP NOT NULL, source STRING NOT NULL, ingest_batch STRING NOT NULL""",
+    key=("event_date", "producer_id", "sequence", "model_name", "model_version"),
+    subject="event_date",
+    checks=(("event_date_is_the_utc_day", _DAY_OF_TIME),),
+    append_only=True,
 )
 _EFFECTS = _result(
     "experiment_effects",
@@ -108,6 +126,22 @@ _CHECKS = _result(
     pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE, verdict STRING NOT NULL,
     reason STRING NOT NULL, decides BOOLEAN NOT NULL""",
     "experiment_id",
+)
+_ERASURES = Table(
+    "erasures",
+    f"""erasure_id STRING NOT NULL, revision BIGINT NOT NULL, unit_hash STRING NOT NULL, state STRING NOT NULL,
+    removed MAP<STRING, BIGINT> NOT NULL, versions_after MAP<STRING, BIGINT> NOT NULL,
+    sources ARRAY<STRING> NOT NULL, experiments ARRAY<STRING> NOT NULL, {_RESULT}""",
+    key=("erasure_id", "revision"),
+    append_only=True,
+)
+_MAINTENANCE = _result(
+    "maintenance",
+    ("table", "as_of"),
+    """table STRING NOT NULL, n_rows BIGINT NOT NULL, n_files BIGINT NOT NULL, n_small_files BIGINT NOT NULL,
+    n_bytes BIGINT NOT NULL, n_compacted BIGINT NOT NULL, n_repeated_keys BIGINT, n_ids_on_several_dates BIGINT,
+    verdict STRING NOT NULL, reason STRING NOT NULL""",
+    "table",
 )
 _MODEL = "model_name STRING NOT NULL, model_version STRING NOT NULL"
 _LATER = (
@@ -214,6 +248,7 @@ def tables_of(contract: Contract, metric_columns: Sequence[str] = ()) -> dict[st
                 ("status", "status IN ('ok', 'error')"),
             ),
             append_only=True,
+            order=("request_id", "unit_id"),
         ),
         Table("inference_log_rejects", _REJECT, ("ingest_batch", "source", "position")),
         Table(
@@ -226,17 +261,22 @@ def tables_of(contract: Contract, metric_columns: Sequence[str] = ()) -> dict[st
                 ("keyed", "request_id IS NOT NULL OR unit_id IS NOT NULL"),
             ),
             append_only=True,
+            order=("request_id", "outcome_id"),
         ),
         Table("outcomes_rejects", _REJECT, ("ingest_batch", "source", "position")),
         _BOOKS,
+        _HEARTBEATS,
         Table(
             "exposures",
             """experiment_id STRING NOT NULL, unit_kind STRING NOT NULL, unit_id STRING NOT NULL,
-            first_exposure TIMESTAMP NOT NULL, variant STRING NOT NULL, slice_values MAP<STRING, STRING> NOT NULL,
+            first_exposure TIMESTAMP NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL,
+            model_name STRING NOT NULL, model_version STRING NOT NULL, variant STRING NOT NULL,
+            slice_values MAP<STRING, STRING> NOT NULL,
             days ARRAY<STRUCT<day: DATE, variant: STRING, slice_values: MAP<STRING, STRING>>> NOT NULL""",
             ("experiment_id", "unit_kind", "unit_id"),
             subject="experiment_id",
             keep="rebuild",
+            order=("unit_id",),
         ),
         Table(
             "unit_days",
@@ -250,9 +290,12 @@ def tables_of(contract: Contract, metric_columns: Sequence[str] = ()) -> dict[st
             ("experiment_id", "unit_kind", "unit_id", "day"),
             subject="experiment_id",
             keep="rebuild",
+            order=("day",),
         ),
         _EFFECTS,
         _CHECKS,
+        _ERASURES,
+        _MAINTENANCE,
         *_LATER,
     )
     return {table.name: table for table in tables}
@@ -372,13 +415,35 @@ class Lakehouse:
         rows = reader.table(self.path(name)) if self._catalog else reader.load(self.path(name))
         return reduce(lambda left, item: left.where(F.col(item[0]) == item[1]), (where or {}).items(), rows)
 
+    def arrived(self, name: str, after: int, upto: int) -> DataFrame | None:
+        """Rows that were inserted after one version and up to another, by the table's change feed.
+
+        None where rows were also removed or the table was made anew between: what was built must be built again.
+        """
+        if upto < after or self._removed(name, after):
+            return None
+        if upto == after:
+            return self.read(name, upto).where(F.lit(False))
+        changes = self.spark.read.format("delta").option("readChangeFeed", "true")
+        changes = changes.option("startingVersion", after + 1).option("endingVersion", upto)
+        rows = changes.table(self.path(name)) if self._catalog else changes.load(self.path(name))
+        return rows.drop("_change_type", "_commit_version", "_commit_timestamp")
+
+    def _removed(self, name: str, after: int) -> bool:
+        """Whether a commit after a version took rows away."""
+        history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}").where(F.col("version") > after)
+        return any(
+            row["operation"].startswith(_REMOVING) or int(row["operationMetrics"].get(_DELETED_ROWS, 0)) > 0
+            for row in history.select("operation", "operationMetrics").collect()
+        )
+
     def rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> DataFrame:
         """A frame of few rows in the table's schema; a nan becomes NULL, as it must not reach a table."""
         schema = self.read(name).schema
         plain = [tuple(_null_for_nan(row[column]) for column in schema.names) for row in rows]
         return self.spark.createDataFrame(plain, schema)
 
-    def insert_new(self, rows: DataFrame, name: str, dates: Sequence[str]) -> None:
+    def insert_new(self, rows: DataFrame, name: str, dates: Sequence[date]) -> None:
         """Inserts the rows whose key the table does not hold, and reads only the partitions of `dates`.
 
         `rows` must not repeat a key. Two of these at once conflict and are retried: none inserts a key twice.
@@ -387,7 +452,7 @@ class Lakehouse:
             return
         table = self.tables[name]
         on = " AND ".join(f"t.{quoted(column)} = s.{quoted(column)}" for column in table.key)
-        days = ", ".join(f"DATE {literal(day)}" for day in dates)
+        days = ", ".join(f"DATE {literal(day.isoformat())}" for day in dates)
         merge = (
             f"MERGE INTO {self._sql_name(name)} t USING {{rows}} s "
             f"ON t.{quoted(str(table.subject))} IN ({days}) AND {on} WHEN NOT MATCHED THEN INSERT *"
@@ -401,9 +466,16 @@ class Lakehouse:
         name: str,
         where: Mapping[str, str],
         metadata: Mapping[str, object] | None = None,
+        days: Sequence[date] | None = None,
     ) -> None:
-        """Overwrites exactly the rows for which every column of `where` has the given text or timestamp."""
-        condition = " AND ".join(f"{quoted(column)} = {literal(value)}" for column, value in where.items())
+        """Overwrites exactly the rows for which every column of `where` has the given text or timestamp.
+
+        With `days`, of these only the rows whose `day` is one of them.
+        """
+        conditions = [f"{quoted(column)} = {literal(value)}" for column, value in where.items()]
+        if days is not None:
+            conditions.append(f"day IN ({', '.join(f'DATE {literal(day.isoformat())}' for day in days)})")
+        condition = " AND ".join(conditions)
         writer = (
             self.conform(rows, name)
             .write.format("delta")
@@ -411,6 +483,57 @@ class Lakehouse:
             .option("replaceWhere", condition)
             .option("userMetadata", json.dumps(metadata or {}, sort_keys=True))
         )
+        target = self.path(name)
+        retried(lambda: writer.saveAsTable(target) if self._catalog else writer.save(target))
+
+    def remove(self, name: str, matching: DataFrame) -> int:
+        """Removes the rows that equal a row of `matching` in its columns; returns how many.
+
+        The one way past append-only, for what the law asks to be forgotten: the property is off meanwhile.
+        """
+        table, sql_name = self.tables[name], self._sql_name(name)
+        on = " AND ".join(f"t.{quoted(column)} = s.{quoted(column)}" for column in matching.columns)
+        merge = f"MERGE INTO {sql_name} t USING {{matching}} s ON {on} WHEN MATCHED THEN DELETE"
+        self._set_append_only(table, on=False)
+        try:
+            done = retried(lambda: self.spark.sql(merge, matching=matching.distinct())).first()
+        finally:
+            self._set_append_only(table, on=True)
+        return 0 if done is None else int(done["num_deleted_rows"])
+
+    def _set_append_only(self, table: Table, *, on: bool) -> None:
+        if table.append_only:
+            value = literal(str(on).lower())
+            alter = f"ALTER TABLE {self._sql_name(table.name)} SET TBLPROPERTIES ('delta.appendOnly' = {value})"
+            retried(lambda: self.spark.sql(alter))
+
+    def compact(self, name: str, partitions: Sequence[date | str]) -> None:
+        """Joins the small files of partitions, in Z-order where the table names one; of all without a subject."""
+        table = self.tables[name]
+        where = order = ""
+        if table.subject:
+            days = (f"DATE {literal(str(each))}" if isinstance(each, date) else literal(each) for each in partitions)
+            where = f" WHERE {quoted(table.subject)} IN ({', '.join(days)})"
+        if table.order:
+            order = f" ZORDER BY ({', '.join(map(quoted, table.order))})"
+        retried(lambda: self.spark.sql(f"OPTIMIZE {self._sql_name(name)}{where}{order}"))
+
+    def vacuum(self, name: str, keep_hours: int | None = None) -> None:
+        """Removes files that no version within the table's retention needs, or within `keep_hours`."""
+        if keep_hours is None:
+            self.spark.sql(f"VACUUM {self._sql_name(name)}")
+            return
+        check = "spark.databricks.delta.retentionDurationCheck.enabled"
+        before = self.spark.conf.get(check, "true")
+        self.spark.conf.set(check, "false")
+        try:
+            self.spark.sql(f"VACUUM {self._sql_name(name)} RETAIN {keep_hours} HOURS")
+        finally:
+            self.spark.conf.set(check, str(before))
+
+    def append(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """Appends few rows."""
+        writer = self.conform(self.rows(name, rows), name).write.format("delta").mode("append")
         target = self.path(name)
         retried(lambda: writer.saveAsTable(target) if self._catalog else writer.save(target))
 
@@ -427,6 +550,8 @@ class Lakehouse:
         return rows.select(*(F.col(quoted(each.name)).cast(each.dataType).alias(each.name) for each in schema))
 
 
+_REMOVING = ("DELETE", "UPDATE", "TRUNCATE", "RESTORE", "CREATE", "REPLACE")
+_DELETED_ROWS = "numTargetRowsDeleted"  # by a MERGE
 _NO_TABLE = ("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND",
              "is not a Delta table", "doesn't exist")  # fmt: skip
 _CONFLICTS = (

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
@@ -108,7 +108,7 @@ def run(name: str, server: Server, tags: Mapping[str, str]) -> Iterator[Run]:
 def connect(server: Server) -> None:
     """Points MLflow at the server and its experiment, which is made where it is missing."""
     if server.uri is not None:
-        _make_folder(server.uri)
+        _make_database(server.uri)
         mlflow.set_tracking_uri(server.uri)
     if mlflow.get_experiment_by_name(server.experiment) is None:
         artifacts = None if server.artifacts is None else Path(server.artifacts).absolute().as_uri()
@@ -116,9 +116,17 @@ def connect(server: Server) -> None:
     mlflow.set_experiment(server.experiment)
 
 
-def _make_folder(uri: str) -> None:
-    if uri.startswith("sqlite:///"):
-        os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
+def _make_database(uri: str) -> None:
+    """Makes a local database whole or not at all: one that was killed half way could never be opened again."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}-{os.getpid()}")
+    mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another job was faster
+        os.link(fresh, path)
+    fresh.unlink()
 
 
 def metric_name(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mltrust.verdicts import Verdict
 
-_COUNTED = ("records", "accepted", "rejected", "duplicates")
+_COUNTED = ("records", "accepted", "rejected", "duplicates", "heartbeats")
 
 
 class Summary(NamedTuple):
@@ -21,16 +21,20 @@ def describe(books: Sequence[Mapping[str, object]], max_reject_share: float) -> 
     """Sums up the rows of ingest_batches of one run; breach where more than `max_reject_share` was rejected."""
     total: Counter[str] = Counter()
     metrics: dict[str, float] = {}
-    lines = ["| kind | files | records | accepted | rejected | duplicates |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| kind | files | records | accepted | rejected | duplicates | heartbeats |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for kind in sorted({str(book["kind"]) for book in books}):
         own = [book for book in books if book["kind"] == kind]
         sums = {name: sum(int(str(book[name])) for book in own) for name in _COUNTED}
         total.update(sums)
         metrics |= {f"{kind}/{name}": float(n) for name, n in sums.items()}
         lines.append(f"| {kind} | {len(own)} | " + " | ".join(f"{n:,}" for n in sums.values()) + " |")
-    share = total["rejected"] / total["records"] if total["records"] else 0.0
+    n_records = total["records"] - total["heartbeats"]
+    share = total["rejected"] / n_records if n_records else 0.0
     verdict = Verdict.BREACH if share > max_reject_share else Verdict.PASS
-    said = f"{share:.2%} of {total['records']:,} records rejected (limit {max_reject_share:.2%})."
+    said = f"{share:.2%} of {n_records:,} records rejected (limit {max_reject_share:.2%})."
     if not books:
         said = "nothing new in the landing folders."
         lines = []

@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
-from typing import NamedTuple, Protocol
+from functools import reduce
+from itertools import islice
+from typing import NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, DataFrameReader, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -23,61 +25,137 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from mltrust.contract import Reason
+from mltrust.contract import Contract, Reason
 from mltrust.errors import DataError
-from mltrust.record import Rejected, Row, raw_text
+from mltrust.formats.files import Read, Stream, WireReader, is_lines
+from mltrust.record import HEARTBEAT, Rejected, Row
 
 ArrowMap = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
-class Reader(Protocol):
-    """Reads one wire record: a row, or why it is refused."""
-
-    def read(self, raw: bytes) -> Row | Rejected: ...
-
-
-# What ingest knows of a line beside its record.
-_ORIGIN = "source STRING, position BIGINT, file_size BIGINT, file_modified TIMESTAMP"
+# What ingest knows of a piece of a file beside its row.
+_ORIGIN = "source STRING, position BIGINT"
+HEARTBEAT_COLUMNS = (
+    "producer_id STRING, sequence BIGINT, model_name STRING, model_version STRING, window_start TIMESTAMP, "
+    "event_time TIMESTAMP, event_date DATE, logged BIGINT, written BIGINT, dropped BIGINT, invalid BIGINT, "
+    "spilled BIGINT, host STRING"
+)
 _REFUSAL = (
     "raw STRING, raw_encoding STRING, reason_code STRING, reason STRING, "
-    "seen_model_version STRING, seen_experiment_id STRING, seen_bucket_id STRING"
+    "seen_model_name STRING, seen_model_version STRING, seen_experiment_id STRING, seen_bucket_id STRING"
 )
+_LISTED = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 _ARRIVAL = ("ingested_at", "source", "ingest_batch")
 # What the rejects tables show of a record that could be read and conflicts with the log.
 _OF_RECORD = {
+    "model_name": "model_name",
     "model_version": "model_version",
     "experiment_id": "try_element_at(experiments, 1).experiment_id",
     "bucket_id": "try_element_at(experiments, 1).bucket_id",
 }
+# Rows that leave Python at once, so that a large file does not become one Arrow batch.
+_BATCH_ROWS = 4096
 
 
-def lines(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
-    """A stream of the lines of every file in `folder` and its subfolders, as bytes, with where they came from.
+class SourceFile(NamedTuple):
+    """A landing file of a batch."""
+
+    source: str
+    path: str
+    file_size: int
+    file_modified: datetime
+
+
+class Batch(NamedTuple):
+    """The files of a batch. Its id comes from them, so that a batch that is done again is the same batch."""
+
+    files: tuple[SourceFile, ...]
+
+    @property
+    def batch_id(self) -> str:
+        return short_hash("\n".join(f"{each.source}|{each.file_size}|{each.file_modified}" for each in self.files))
+
+
+def is_there(spark: SparkSession, folder: str) -> bool:
+    """Whether a landing folder exists."""
+    try:
+        _ = spark.read.format("binaryFile").load(folder).schema  # a Connect session looks only now
+    except Exception as error:
+        if "PATH_NOT_FOUND" in str(error):
+            return False
+        raise
+    return True
+
+
+def arrivals(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
+    """A stream of the files of `folder` and its subfolders: names, sizes and times, and nothing of their content.
 
     A file must be complete when it appears, and is read once; names that begin with `_` or `.` are left alone.
     """
     return (
-        spark.readStream.format("text")
-        .option("lineSep", "\n")
+        spark.readStream.format("binaryFile")
+        .schema(_LISTED)
         .option("maxFilesPerTrigger", max_files)
         .option("recursiveFileLookup", "true")
         # By default a file older by a week than the newest one is passed over without a word.
         .option("maxFileAge", "36500d")
         .load(folder)
         .select(
-            F.col("value").cast("binary").alias("raw"),
             F.col("_metadata.file_path").alias("source"),
-            F.col("_metadata.file_block_start").alias("block_start"),
-            F.col("_metadata.file_size").alias("file_size"),
-            F.col("_metadata.file_modification_time").alias("file_modified"),
+            "path",
+            F.col("length").alias("file_size"),
+            F.col("modificationTime").alias("file_modified"),
         )
     )
 
 
+def batch_of(arrived: DataFrame) -> Batch:
+    """The files of a batch of arrivals, which are few and known to the driver anyway."""
+    return Batch(tuple(sorted(SourceFile(*row) for row in arrived.select(*SourceFile._fields).collect())))
+
+
+def parse(spark: SparkSession, batch: Batch, contract: Contract, stream: Stream, table: StructType) -> DataFrame:
+    """Every record of the files of a batch as a typed row, a heartbeat or a refusal.
+
+    `position` counts the lines or records of a file from 1; where a large file of lines is read in several blocks,
+    those of a later block count from the byte at which the block starts, so that no two lines share one.
+    """
+    schema = parsed_schema(table)
+    # NOT NULL is the table's promise about accepted rows; a refused line has none of the columns.
+    nullable = _struct(", ".join(f"`{each.name}` {each.dataType.simpleString()}" for each in schema))
+    in_parts = [each.path for each in batch.files if is_lines(each.path)]
+    whole = [each.path for each in batch.files if not is_lines(each.path)]
+    frames = []
+    if in_parts:
+        frames.append(_lines(spark, in_parts).mapInArrow(_lines_parser(contract, stream, nullable), nullable))
+    if whole:
+        frames.append(_contents(spark, whole).mapInArrow(_files_parser(contract, stream, nullable), nullable))
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _lines(spark: SparkSession, paths: list[str]) -> DataFrame:
+    return _read(spark.read.format("text").option("lineSep", "\n"), paths).select(
+        F.col("value").cast("binary").alias("raw"),
+        F.col("_metadata.file_path").alias("source"),
+        F.col("_metadata.file_block_start").alias("block_start"),
+    )
+
+
+def _contents(spark: SparkSession, paths: list[str]) -> DataFrame:
+    return _read(spark.read.format("binaryFile"), paths).select(
+        "content", F.col("_metadata.file_path").alias("source"), "path"
+    )
+
+
+def _read(reader: DataFrameReader, paths: list[str]) -> DataFrame:
+    """The files of `paths`, in whose names * ? { and [ mean themselves."""
+    return reader.load([re.sub(r"([*?{}\[\]\\])", r"\\\1", path) for path in paths])
+
+
 def parsed_schema(table: StructType) -> StructType:
-    """Columns of `parse`: the table's own, null where refused, then origin and refusal."""
+    """Columns of `parse`: the table's own, null where refused, a heartbeat, then origin and refusal."""
     own = [each for each in table if each.name not in _ARRIVAL]
-    return StructType([*own, *_struct(f"{_ORIGIN}, {_REFUSAL}")])
+    return StructType([*own, *_struct(f"{HEARTBEAT} STRUCT<{HEARTBEAT_COLUMNS}>, {_ORIGIN}, {_REFUSAL}")])
 
 
 def _struct(columns: str) -> StructType:
@@ -86,47 +164,53 @@ def _struct(columns: str) -> StructType:
     return parsed
 
 
-def parse(raw_lines: DataFrame, reader: Reader, table: StructType) -> DataFrame:
-    """Every line that is not blank as a typed row or a refusal.
-
-    `position` counts the lines of a file from 1; where a large file is read in several blocks, those of a later
-    block count from the byte at which the block starts, so that no two lines share one.
-    """
-    schema = parsed_schema(table)
-    # NOT NULL is the table's promise about accepted rows; a refused line has none of the columns.
-    nullable = _struct(", ".join(f"`{each.name}` {each.dataType.simpleString()}" for each in schema))
-    return raw_lines.mapInArrow(_parser(reader, nullable), nullable)
-
-
-def _parser(reader: Reader, schema: StructType) -> ArrowMap:
-    arrow = pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
-
-    def parse_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        seen: dict[tuple[str, int], int] = {}
+def _lines_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
+    def parse_lines(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        reader, seen = WireReader(contract, stream), dict[tuple[str, int], int]()
         for batch in batches:
             rows = []
-            for raw, source, block, size, modified in zip(*(column.to_pylist() for column in batch), strict=True):
+            for raw, source, block in zip(*(column.to_pylist() for column in batch), strict=True):
                 seen[source, block] = seen.get((source, block), 0) + 1
-                line = raw.rstrip(b"\r")
-                if line.strip():
-                    origin = {"source": source, "position": block + seen[source, block]}
-                    rows.append(_read(reader, line) | origin | {"file_size": size, "file_modified": modified})
-            yield pa.RecordBatch.from_arrays(
-                [pa.array([row.get(field.name) for row in rows], field.type) for field in arrow], schema=arrow
-            )
+                if read := reader.line(block + seen[source, block], raw):
+                    rows.append(_row(read, source))
+            yield _arrow(rows, schema)
 
-    return parse_batches
+    return parse_lines
 
 
-def _read(reader: Reader, line: bytes) -> Row:
-    text, encoding = raw_text(line)
-    found = reader.read(line)
-    kept: Row = {"raw": text, "raw_encoding": encoding}
+def _files_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
+    def parse_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        reader = WireReader(contract, stream)
+        for batch in batches:
+            for content, source, path in zip(*(batch.column(at) for at in range(3)), strict=True):
+                rows = (_row(read, source.as_py()) for read in reader.file(path.as_py(), content.as_py()))
+                while some := list(islice(rows, _BATCH_ROWS)):
+                    yield _arrow(some, schema)
+
+    return parse_files
+
+
+def _arrow(rows: Sequence[Row], schema: StructType) -> pa.RecordBatch:
+    arrow = pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row.get(field.name) for row in rows], field.type) for field in arrow], schema=arrow
+    )
+
+
+def _row(read: Read, source: str) -> Row:
+    found = read.found
+    kept: Row = {
+        "source": source,
+        "position": read.position,
+        "raw": read.raw,
+        "raw_encoding": read.raw_encoding,
+    }
     if not isinstance(found, Rejected):
         return found | kept
     return kept | {
         "reason_code": str(found.reason_code),
         "reason": found.reason,
+        "seen_model_name": found.model_name,
         "seen_model_version": found.model_version,
         "seen_experiment_id": found.experiment_id,
         "seen_bucket_id": found.bucket_id,
@@ -171,36 +255,34 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class SourceFile(NamedTuple):
-    """A landing file of a batch."""
+class Contents(NamedTuple):
+    """What a parsed batch holds: the dates of its rows, and of its heartbeats."""
 
-    source: str
-    file_size: int
-    file_modified: datetime
-
-
-class Batch(NamedTuple):
-    """What a batch holds. Its id comes from its files, so that a batch that is done again is the same batch."""
-
-    files: tuple[SourceFile, ...]
     dates: tuple[date, ...]
-
-    @property
-    def batch_id(self) -> str:
-        return short_hash("\n".join(f"{each.source}|{each.file_size}|{each.file_modified}" for each in self.files))
+    heartbeat_dates: tuple[date, ...]
 
 
-def batch_of(parsed: DataFrame) -> Batch:
-    """The files and event dates of a parsed batch; one Spark job."""
-    found = parsed.groupBy(*SourceFile._fields).agg(F.collect_set("event_date").alias("dates")).collect()
-    files = sorted(SourceFile(row["source"], row["file_size"], row["file_modified"]) for row in found)
-    return Batch(tuple(files), tuple(sorted({day for row in found for day in row["dates"]})))
+def contents(parsed: DataFrame) -> Contents:
+    """Which dates a parsed batch touches; one Spark job, which parses it."""
+    found = parsed.agg(
+        F.array_sort(F.collect_set("event_date")).alias("dates"),
+        F.array_sort(F.collect_set(f"{HEARTBEAT}.event_date")).alias("heartbeat_dates"),
+    ).first()
+    return Contents(*((), ()) if found is None else (tuple(found[name]) for name in Contents._fields))
+
+
+def heartbeats(parsed: DataFrame, batch_id: str, ingested_at: datetime) -> DataFrame:
+    """The heartbeats of a batch, each once."""
+    told = parsed.where(F.col(HEARTBEAT).isNotNull()).select(f"{HEARTBEAT}.*", "source")
+    arrived = told.withColumns({"ingested_at": F.lit(ingested_at), "ingest_batch": F.lit(batch_id)})
+    return arrived.dropDuplicates(["producer_id", "sequence", "model_name", "model_version"])
 
 
 def ranked(parsed: DataFrame, key: Sequence[str]) -> DataFrame:
     """The readable rows with their `rank` among the rows of one key: the smallest hash, then the first line, is 1."""
     order = Window.partitionBy(*key).orderBy("content_hash", "source", "position")
-    return parsed.where(F.col("reason_code").isNull()).withColumn("rank", F.row_number().over(order))
+    readable = parsed.where(F.col("reason_code").isNull() & F.col(HEARTBEAT).isNull())
+    return readable.withColumn("rank", F.row_number().over(order))
 
 
 def arriving(ranked_rows: DataFrame, table: StructType, batch_id: str, ingested_at: datetime) -> DataFrame:
@@ -211,7 +293,7 @@ def arriving(ranked_rows: DataFrame, table: StructType, batch_id: str, ingested_
 
 
 def settled(parsed: DataFrame, stored: DataFrame, key: Sequence[str], batch_id: str) -> DataFrame:
-    """Every line with its `fate` (accepted, rejected, duplicate) after the insert, and why it was rejected.
+    """Every line with its `fate` (accepted, rejected, duplicate, heartbeat) after the insert, and why.
 
     It follows from what the table holds, so that a batch that died half way and is done again comes to the
     same end: accepted is the line whose row this batch stored.
@@ -234,9 +316,10 @@ def settled(parsed: DataFrame, stored: DataFrame, key: Sequence[str], batch_id: 
             "reason": F.when(~same, conflict),
         }
     )
-    refused = parsed.where(F.col("reason_code").isNotNull()).withColumn("fate", F.lit("rejected"))
+    others = parsed.where(F.col("reason_code").isNotNull() | F.col(HEARTBEAT).isNotNull())
+    named = others.withColumn("fate", F.when(F.col(HEARTBEAT).isNotNull(), HEARTBEAT).otherwise("rejected"))
     columns = [*parsed.columns, "fate"]
-    return readable.select(*columns).unionByName(refused.select(*columns))
+    return readable.select(*columns).unionByName(named.select(*columns))
 
 
 def rejects(settled_rows: DataFrame, batch_id: str, ingested_at: datetime) -> DataFrame:
@@ -266,25 +349,28 @@ class Book(NamedTuple):
     accepted: int
     rejected: int
     duplicates: int
+    heartbeats: int
     ingested_at: datetime
 
 
-def books(settled_rows: DataFrame, batch_id: str, table: str, ingested_at: datetime) -> list[Book]:
+def books(settled_rows: DataFrame, batch: Batch, table: str, ingested_at: datetime) -> list[Book]:
     """Rows of ingest_batches, one a file, which balance; one Spark job."""
-    counts = {
-        "records": F.count("*"),
-        "accepted": F.count_if(F.col("fate") == "accepted"),
-        "rejected": F.count_if(F.col("fate") == "rejected"),
-        "duplicates": F.count_if(F.col("fate") == "duplicate"),
-    }
-    counted = settled_rows.groupBy(*SourceFile._fields).agg(*(n.alias(name) for name, n in counts.items()))
-    named = counted.select(
-        F.lit(batch_id).alias("ingest_batch"),
-        F.lit(table).alias("kind"),
-        "*",
-        F.lit(ingested_at).alias("ingested_at"),
-    )
-    return [Book(*row) for row in named.select(*Book._fields).collect()]
+    fates = {"accepted": "accepted", "rejected": "rejected", "duplicates": "duplicate", "heartbeats": HEARTBEAT}
+    counts = [F.count_if(F.col("fate") == fate).alias(name) for name, fate in fates.items()]
+    counted = settled_rows.groupBy("source").agg(F.count("*").alias("records"), *counts).collect()
+    by_source = {row["source"]: row for row in counted}
+    return [
+        Book(
+            ingest_batch=batch.batch_id,
+            kind=table,
+            source=file.source,
+            file_size=file.file_size,
+            file_modified=file.file_modified,
+            **{name: by_source[file.source][name] if file.source in by_source else 0 for name in _COUNTED},
+            ingested_at=ingested_at,
+        )
+        for file in batch.files
+    ]
 
 
 def totals(entered: Sequence[Book]) -> str:
@@ -293,13 +379,12 @@ def totals(entered: Sequence[Book]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sums.items())
 
 
-_COUNTED = ("records", "accepted", "rejected", "duplicates")
+_COUNTED = ("records", "accepted", "rejected", "duplicates", "heartbeats")
 
 _MISTAKES = {
+    "PATH_NOT_FOUND": "a landing file of an unfinished batch is gone; put it back",
     "FILE_NOT_EXIST": "a landing file of an unfinished batch is gone; put it back",
     "FileNotFoundException": "a landing file of an unfinished batch is gone; put it back",
-    "EOFException": "a landing file is cut off; put the whole file in its place under the same name",
-    "ZipException": "a landing file is no gzip although its name says so; put a sound file in its place",
     "ConcurrentModificationException": "another ingest of the same landing folder is running",
     "CONCURRENT_STREAM_LOG_UPDATE": "another ingest of the same landing folder is running",
 }

@@ -65,10 +65,10 @@ def unexposed(candidate_rows: DataFrame) -> dict[str, int]:
 
 
 def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
-    """Rows of `exposures`: a unit's first exposure, variant and slices then, and what each day saw."""
+    """Rows of `exposures`: a unit's first exposure, its request, variant and slices then, and what each day saw."""
     names = sorted(experiment.slices.attributes)
     exposing = candidate_rows.where(F.col("unit").isNotNull() & F.col("variant").isNotNull())
-    first = F.min(F.struct("event_time", "request_id", "item_id", "model_name", "model_version", "variant", "slices"))
+    first = F.min(F.struct("event_time", *_FIRST_ROW, "variant", "slices"))
     days = F.collect_set(F.struct(F.col("event_date").alias("day"), "variant", "slices"))
     found = exposing.groupBy("unit").agg(first.alias("first"), F.array_sort(days).alias("days"))
     return found.select(
@@ -76,6 +76,7 @@ def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
         F.lit(experiment.unit).alias("unit_kind"),
         F.col("unit").alias("unit_id"),
         F.col("first.event_time").alias("first_exposure"),
+        *(F.col(f"first.{name}").alias(name) for name in _FIRST_ROW),
         F.col("first.variant").alias("variant"),
         _as_map(F.col("first.slices"), names).alias("slice_values"),
         F.transform(
@@ -86,6 +87,43 @@ def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
                 _as_map(each["slices"], names).alias("slice_values"),
             ),
         ).alias("days"),
+    )
+
+
+# With the time of the row they say which of two is first.
+_FIRST_ROW = ("request_id", "item_id", "model_name", "model_version")
+_OF_UNIT = ("experiment_id", "unit_kind", "unit_id")
+
+
+def merged_exposures(before: DataFrame, added: DataFrame) -> DataFrame:
+    """The exposures of all rows from those of two disjoint parts of them."""
+    both = before.unionByName(added)
+    rest = [name for name in before.columns if name not in (*_OF_UNIT, "days")]
+    order = F.struct("first_exposure", *_FIRST_ROW)
+    found = both.groupBy(*_OF_UNIT).agg(
+        F.min_by(F.struct(*rest), order).alias("first"),
+        F.array_sort(F.array_distinct(F.flatten(F.collect_list(_comparable("days"))))).alias("days"),
+    )
+    days = F.transform(
+        "days",
+        lambda each: F.struct(
+            each["day"].alias("day"),
+            each["variant"].alias("variant"),
+            F.map_from_entries(each["entries"]).alias("slice_values"),
+        ),
+    )
+    return found.select(*_OF_UNIT, "first.*", days.alias("days")).select(*before.columns)
+
+
+def _comparable(days: str) -> Column:
+    """`days` with entries for maps, which Spark cannot compare."""
+    return F.transform(
+        days,
+        lambda each: F.struct(
+            each["day"].alias("day"),
+            each["variant"].alias("variant"),
+            F.array_sort(F.map_entries(each["slice_values"])).alias("entries"),
+        ),
     )
 
 
@@ -102,61 +140,75 @@ def counted(rows: DataFrame, exposed: DataFrame, experiment: Experiment) -> Data
     return joined.where(F.col("event_time") >= F.col("first_exposure"))
 
 
-def current_outcomes(outcomes: DataFrame, as_of: datetime) -> DataFrame:
-    """Each outcome in its highest revision, without the retracted, with event times before as_of."""
-    fields = ("request_id", "item_id", "unit_id", "name", "value", "event_time", "event_date")
-    # One id and revision on two days are two records: the later one counts, wherever Spark reads it first.
-    newest = F.struct("revision", "event_date", "content_hash")
-    latest = outcomes.groupBy("outcome_id").agg(F.max_by(F.struct(*fields), newest).alias("latest"))
-    told = latest.select("outcome_id", *(F.col(f"latest.{name}") for name in fields))
-    return told.where(F.col("value").isNotNull() & (F.col("event_date") < F.lit(as_of.date())))
+def corrected(outcomes: DataFrame) -> DataFrame:
+    """`highest` revision of every outcome that was corrected. Files without corrections are passed over."""
+    revised = outcomes.where(F.col("revision") > 0)
+    return revised.groupBy("outcome_id").agg(F.max("revision").alias("highest"))
 
 
-def outcome_rows(
-    outcomes: DataFrame, counted_rows: DataFrame, exposed: DataFrame, experiment: Experiment
+def current_outcomes(outcomes: DataFrame, corrections: DataFrame, as_of: datetime) -> DataFrame:
+    """The outcomes in their highest revisions, without the retracted, with event times before as_of.
+
+    One id and revision on two days are two outcomes, as one request_id on two days is two records.
+    """
+    known = outcomes.join(corrections, "outcome_id", "left")
+    highest = F.col("revision") == F.coalesce("highest", F.lit(0))
+    told = known.where(highest & F.col("value").isNotNull() & (F.col("event_date") < F.lit(as_of.date())))
+    return told.select("outcome_id", *_KEYS, *_OUTCOME)
+
+
+_KEYS = ("request_id", "item_id", "unit_id", "event_time")
+_OUTCOME = ("name", "value", "event_date")
+
+
+def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, same_day: bool = False) -> DataFrame:
+    """Outcomes keyed by request with the `unit` and `request_time` of the row that they follow most closely.
+
+    That is the last row of the request (of its item, where the outcome names one) at or before the outcome; with
+    both keys the request decides. Those without such a row are left out. `same_day` looks for it on their own day.
+    """
+    requests = unit_rows(rows, experiment).where(F.col("unit").isNotNull())
+    of_item = F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))
+    follows = of_item & (F.col("r.event_time") <= F.col("o.event_time"))
+    belongs = (F.col("o.request_id") == F.col("r.request_id")) & follows
+    if same_day:
+        belongs &= F.col("o.event_date") == F.col("r.event_date")
+    keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
+    found = keyed.join(requests.select(*_REQUEST).alias("r"), belongs)
+    last = F.max(F.struct("r.event_time", "r.unit"))
+    return (
+        found.groupBy("o.outcome_id", "o.event_date")
+        .agg(last.alias("last"), *(F.first(f"o.{name}").alias(name) for name in ("name", "value")))
+        .select(
+            *("outcome_id", "name", "value", "event_date"),
+            F.col("last.unit").alias("unit"),
+            F.col("last.event_time").alias("request_time"),
+        )
+    )
+
+
+_REQUEST = ("request_id", "item_id", "event_time", "event_date", "unit")
+
+
+def counted_outcomes(
+    outcomes: DataFrame, resolved_outcomes: DataFrame, exposed: DataFrame, experiment: Experiment
 ) -> DataFrame:
     """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
 
-    With both keys the request decides. Outcomes keyed by unit count only where the unit is unit_id.
+    Outcomes keyed by unit count only where the unit is unit_id.
     """
-    requests = counted_rows.groupBy("request_id", "item_id").agg(
-        F.min(F.struct("event_time", "unit")).alias("request")
-    )
-    keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
-    of_request = keyed.join(requests.alias("r"), _of_request()).where(
-        F.col("r.request.event_time") <= F.col("o.event_time")
-    )
-    by_request = of_request.groupBy("outcome_id").agg(
-        F.min("r.request.unit").alias("unit"), *(F.first(f"o.{name}").alias(name) for name in _OUTCOME)
-    )
-    if experiment.unit != "unit_id":
-        return by_request.select("unit", *_OUTCOME)
     first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
+    counts = resolved_outcomes.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
+    by_request = counts.select("unit", *_OUTCOME)
+    if experiment.unit != "unit_id":
+        return by_request
     by_unit = (
         outcomes.where(F.col("request_id").isNull())
         .withColumnRenamed("unit_id", "unit")
         .join(first, "unit")
         .where(F.col("event_time") >= F.col("first_exposure"))
     )
-    return by_request.select("unit", *_OUTCOME).unionByName(by_unit.select("unit", *_OUTCOME))
-
-
-_OUTCOME = ("name", "value", "event_date")
-
-
-def unmatched(outcomes: DataFrame, rows: DataFrame) -> int:
-    """Outcomes keyed by a request that is not in the log, or comes later than they do; one Spark job."""
-    requests = rows.groupBy("request_id", "item_id").agg(F.min("event_time").alias("request_time")).alias("r")
-    keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
-    found = keyed.join(requests, _of_request() & (F.col("r.request_time") <= F.col("o.event_time")), "left_anti")
-    row = found.agg(F.count("*").alias("n")).first()
-    return 0 if row is None else int(row["n"])
-
-
-def _of_request() -> Column:
-    """An outcome (o) belongs to a request (r): to one item of it, or without an item to the whole."""
-    of_item = F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))
-    return (F.col("o.request_id") == F.col("r.request_id")) & of_item
+    return by_request.unionByName(by_unit.select("unit", *_OUTCOME))
 
 
 def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
@@ -170,7 +222,7 @@ def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
 
 
 def unit_days(
-    counted_rows: DataFrame, counted_outcomes: DataFrame, experiment: Experiment, columns: MetricColumns
+    counted_rows: DataFrame, counting_outcomes: DataFrame, experiment: Experiment, columns: MetricColumns
 ) -> DataFrame:
     """Rows of `unit_days`: sums of every metric column per unit and UTC day, null where nothing was seen."""
     of_requests = counted_rows.groupBy("unit", F.col("event_date").alias("day")).agg(
@@ -184,7 +236,7 @@ def unit_days(
     ]
     joined = of_requests
     if outcome_sums:
-        days = counted_outcomes.groupBy("unit", F.col("event_date").alias("day")).agg(*outcome_sums)
+        days = counting_outcomes.groupBy("unit", F.col("event_date").alias("day")).agg(*outcome_sums)
         joined = of_requests.join(days, ["unit", "day"], "full")
     return joined.select(
         F.lit(experiment.experiment_id).alias("experiment_id"),

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode, b64encode
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from pyspark.sql import SparkSession
@@ -22,7 +24,9 @@ from mltrust import conf, runtime
 from mltrust.conf import Conf
 from mltrust.contract import Reason
 from mltrust.errors import DataError
+from mltrust.formats import avro, protobuf
 from mltrust.io.tables import Lakehouse
+from mltrust.record import RecordReader
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
 from tests.unit.test_record import BAD, V01, v02
@@ -51,6 +55,11 @@ class Log:
         hidden.rename(path)
         return path
 
+    def write(self, name: str, content: bytes, kind: str = "records") -> None:
+        path = self.root / "landing/recommendations" / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
     def ingest(self) -> Exit:
         return ingest_logs.run(self.spark, self.conf, AS_OF)
 
@@ -63,10 +72,10 @@ class Log:
         found: dict[str, tuple[int, int, int, int]] = {}
         for row in self.lake.read("ingest_batches").collect():
             name, numbers = (
-                Path(row["source"]).name,
+                Path(unquote(row["source"])).name,
                 tuple(row[each] for each in ("records", "accepted", "rejected", "duplicates")),
             )
-            assert numbers[0] == sum(numbers[1:])
+            assert numbers[0] == sum(numbers[1:]) + row["heartbeats"]
             assert name not in found
             found[name] = numbers
         return found
@@ -95,11 +104,12 @@ def test_each_reason_code_reaches_the_rejects_table_with_the_raw_line(log: Log) 
     rows = log.lake.read("inference_log_rejects").orderBy("source", "position").collect()
     codes = [str(code) for code, _, _ in BAD]
     assert [row["reason_code"] for row in rows] == [*codes, "inconsistent", "conflicting_duplicate"]
-    assert {row["reason_code"] for row in rows} == set(Reason)
+    assert {row["reason_code"] for row in rows} == set(Reason) - {Reason.UNREADABLE}
     for row, raw in zip(rows, bad, strict=False):
         assert (row["raw"].encode() == raw) == (row["raw_encoding"] == "text")
     assert [row["raw_encoding"] for row in rows].count("base64") == 1
-    assert rows[-1]["model_version"] == "1"
+    assert (rows[-1]["model_name"], rows[-1]["model_version"]) == ("ranker", "1")
+    assert {row["model_name"] for row in rows} == {None, "linear_regression", "ranker"}
     assert log.books() == {"bad.jsonl": (len(bad) + 3, 2, len(bad) + 1, 0), "later.jsonl": (1, 0, 1, 0)}
 
 
@@ -108,7 +118,7 @@ def test_the_first_ingested_stays_and_within_a_batch_the_smallest_hash(log: Log)
     log.land("a.jsonl", [versions[2], versions[0], versions[0]])
     log.land("b.jsonl.gz", [versions[1], *lines("r2")])
     log.ingest()
-    reader = ingest_logs.RecordReader(log.conf.contract)
+    reader = RecordReader(log.conf.contract)
     hashes = [row["content_hash"] for row in map(reader.read, versions) if isinstance(row, dict)]
     [kept] = log.lake.read("inference_log").where("request_id = 'r1'").collect()
     assert kept["content_hash"] == min(map(str, hashes))
@@ -165,15 +175,96 @@ def test_no_landing_folder_is_named(log: Log) -> None:
         log.ingest()
 
 
-def test_a_cut_off_file_is_named_and_taken_once_it_is_whole(log: Log) -> None:
-    path = log.land("a.jsonl.gz", lines(*(f"r{at}" for at in range(500))))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="a landing file is cut off; put the whole file in its place"):
-        log.ingest()
-    path.write_bytes(whole)
+def test_an_unreadable_file_or_the_rest_of_one_is_one_reject(log: Log) -> None:
+    path = log.land("a.jsonl.gz", lines(*(f"r{at}" for at in range(2000))))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    log.land("b.avro", [b"no container"])
+    log.land("c.jsonl.zst", [b"packed otherwise"])
+    log.land("d.jsonl", lines("last"))
     assert log.ingest() == Exit.PASS
-    assert log.books() == {"a.jsonl.gz": (500, 500, 0, 0)}
+    books, kept = log.books(), len(log.request_ids()) - 1
+    assert 500 < kept < 1500
+    assert books == {
+        "a.jsonl.gz": (kept + 1, kept, 1, 0),
+        "b.avro": (1, 0, 1, 0),
+        "c.jsonl.zst": (1, 0, 1, 0),
+        "d.jsonl": (1, 1, 0, 0),
+    }
+    rows = log.lake.read("inference_log_rejects").orderBy("source").collect()
+    assert {row["reason_code"] for row in rows} == {"unreadable"}
+    assert [row["position"] for row in rows] == [kept + 1, 1, 1]
+    assert b64decode(rows[1]["raw"]) == b"no container\n"
+    # Whole and under another name, the file brings what was missing.
+    log.land("a2.jsonl.gz", lines(*(f"r{at}" for at in range(2000))))
+    log.ingest()
+    assert log.books()["a2.jsonl.gz"] == (2000, 2000 - kept, 0, kept)
+
+
+def test_every_format_gives_the_same_rows(log: Log) -> None:
+    contract = log.conf.contract
+    records = [v02(request_id=f"r{at}", event_time=1_791_158_400_000_000 + at) for at in range(50)]
+    messages = [protobuf.Codec(contract, "Record").encode(record) for record in records]
+    plain = [json.dumps(record).encode() for record in records]
+    formats = {
+        "a.jsonl": b"\n".join(plain),
+        "a.jsonl.gz": gzip.compress(b"\n".join(plain)),
+        "a.avro": avro.encode(records, avro.record_schema(contract)),
+        "a.pb": protobuf.delimited(messages),
+        "lines.jsonl": b"\n".join(json.dumps({"protobuf": b64encode(each).decode()}).encode() for each in messages),
+    }
+    for name, content in formats.items():
+        log.write(name, content)
+    log.ingest()
+    assert log.request_ids() == sorted(f"r{at}" for at in range(50))
+    totals = [sum(column) for column in zip(*log.books().values(), strict=True)]
+    assert totals == [250, 50, 0, 200]
+
+
+@pytest.mark.parametrize("name", ["a b.jsonl", "a%20b.jsonl", "a[1]{2}*?.jsonl", "ä€.jsonl", "a[1] %.avro"])
+def test_files_of_any_name_are_read(log: Log, name: str) -> None:
+    record = v02(request_id="r1", event_time=1_791_158_400_000_000)
+    schema = avro.record_schema(log.conf.contract)
+    log.write(name, avro.encode([record], schema) if name.endswith("avro") else json.dumps(record).encode())
+    log.ingest()
+    assert log.request_ids() == ["r1"]
+
+
+def test_a_file_of_blank_lines_has_its_book(log: Log) -> None:
+    log.land("a.jsonl", [b"", b" "])
+    log.land("b.jsonl", lines("r1"))
+    log.ingest()
+    assert log.books() == {"a.jsonl": (0, 0, 0, 0), "b.jsonl": (1, 1, 0, 0)}
+
+
+def test_what_a_producer_says_of_itself_is_kept_once_and_is_no_prediction(log: Log) -> None:
+    def beat(sequence: int, **changes: object) -> bytes:
+        told: dict[str, object] = {
+            "producer_id": "p",
+            "sequence": sequence,
+            "model_name": "ranker",
+            "model_version": "1",
+            "window_start": 1_791_158_400_000_000,
+            "event_time": 1_791_158_460_000_000,
+            "logged": 10,
+            "written": 7,
+            "dropped": 3,
+            "invalid": 0,
+            "spilled": 0,
+        }
+        return json.dumps({"heartbeat": told | changes}).encode()
+
+    log.land("a.jsonl", [*lines("r1"), beat(0), beat(0), beat(1), beat(2, dropped="many")])
+    log.ingest()
+    log.land("b.jsonl", [beat(1), beat(3)])
+    log.ingest()
+    rows = log.lake.read("heartbeats").orderBy("sequence").collect()
+    assert [(row["sequence"], row["dropped"]) for row in rows] == [(0, 3), (1, 3), (3, 3)]
+    assert log.request_ids() == ["r1"]
+    books = log.lake.read("ingest_batches").orderBy("source").collect()
+    assert [(row["records"], row["accepted"], row["rejected"], row["heartbeats"]) for row in books] == [
+        (5, 1, 1, 3),
+        (2, 0, 0, 2),
+    ]
 
 
 def test_two_ingests_of_overlapping_files_at_once_take_every_record_once(log: Log) -> None:

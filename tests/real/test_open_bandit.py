@@ -98,7 +98,7 @@ def test_the_log_holds_actions_with_their_propensities_and_no_score(ran: Ran) ->
 
 def test_every_impression_is_a_unit_and_every_click_finds_its_own(ran: Ran) -> None:
     built = ran.lake.metadata("unit_days", experiment_id=open_bandit.EXPERIMENT)
-    assert built["left_out"] == {"without_unit": 0, "without_variant": 0, "unmatched_outcomes": 0}
+    assert built["left_out"] == {"without_unit": 0, "without_variant": 0}
     assert ran.lake.read("exposures").count() == 20_000
     clicked = ran.lake.read("unit_days").where("clicks IS NOT NULL").groupBy("clicks").count().collect()
     assert [tuple(row) for row in clicked] == [(1.0, 115)]

@@ -122,7 +122,7 @@ def test_the_log_refuses_what_breaks_its_promise(
 ) -> None:
     given = record(lake).withColumns({name: F.lit(value) for name, value in changes.items()})
     with pytest.raises(Exception, match=f"(?i){constraint}"):
-        lake.insert_new(given, "inference_log", ["2026-10-05", "2026-10-06"])
+        lake.insert_new(given, "inference_log", [date(2026, 10, 5), date(2026, 10, 6)])
 
 
 def test_the_check_of_the_day_does_not_depend_on_the_zone_of_the_session(
@@ -130,7 +130,7 @@ def test_the_check_of_the_day_does_not_depend_on_the_zone_of_the_session(
 ) -> None:
     spark.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
     try:
-        lake.insert_new(record(lake, "tokyo"), "inference_log", ["2026-10-05"])
+        lake.insert_new(record(lake, "tokyo"), "inference_log", [date(2026, 10, 5)])
     finally:
         spark.conf.set("spark.sql.session.timeZone", "UTC")
     assert lake.read("inference_log").where("request_id = 'tokyo'").count() == 1
@@ -140,14 +140,14 @@ def test_a_log_of_actions_takes_a_null_score_only_with_an_action(spark: SparkSes
     lake = lake_at(spark, tmp_path, ACTIONS)
     lake.ensure("inference_log")
     with_action = record(lake).withColumns({"prediction_score": F.lit(None), "action": F.lit("item 7")})
-    lake.insert_new(with_action, "inference_log", ["2026-10-05"])
+    lake.insert_new(with_action, "inference_log", [date(2026, 10, 5)])
     with pytest.raises(Exception, match="score"):
         lake.insert_new(with_action.withColumn("action", F.lit(None)).withColumn("request_id", F.lit("r2")),
-                        "inference_log", ["2026-10-05"])  # fmt: skip
+                        "inference_log", [date(2026, 10, 5)])  # fmt: skip
 
 
 def test_the_log_cannot_be_changed(spark: SparkSession, lake: Lakehouse) -> None:
-    lake.insert_new(record(lake, "kept"), "inference_log", ["2026-10-05"])
+    lake.insert_new(record(lake, "kept"), "inference_log", [date(2026, 10, 5)])
     for change in ("DELETE FROM delta.`{}`", "UPDATE delta.`{}` SET model_version = '2'"):
         with pytest.raises(Exception, match="DELTA_CANNOT_MODIFY_APPEND_ONLY"):
             spark.sql(change.format(lake.path("inference_log")))
@@ -155,7 +155,7 @@ def test_the_log_cannot_be_changed(spark: SparkSession, lake: Lakehouse) -> None
 
 def test_a_key_is_inserted_once(lake: Lakehouse) -> None:
     for content in ("one", "two"):
-        lake.insert_new(record(lake, "once", content_hash=content), "inference_log", ["2026-10-05"])
+        lake.insert_new(record(lake, "once", content_hash=content), "inference_log", [date(2026, 10, 5)])
     assert [row["content_hash"] for row in lake.read("inference_log").where("request_id = 'once'").collect()] == [
         "one"
     ]
@@ -178,8 +178,8 @@ def test_the_cost_of_a_batch_does_not_grow_with_the_age_of_the_log(own_lake: Lak
                     "event_time": F.lit(datetime(2025, 1, day, 5, tzinfo=UTC)),
                 }
             )
-            lake.insert_new(old, "inference_log", [f"2025-01-0{day}"])
-        lake.insert_new(record(lake, f"new{age}"), "inference_log", ["2026-10-05"])
+            lake.insert_new(old, "inference_log", [date(2025, 1, day)])
+        lake.insert_new(record(lake, f"new{age}"), "inference_log", [date(2026, 10, 5)])
         plans.append(files_read_for(lake, date(2026, 10, 5)))
     assert plans[1] - plans[0] <= 1  # the file that the batch before it wrote on the same date
     assert lake.read("inference_log").select(F.input_file_name()).distinct().count() >= 8
@@ -225,7 +225,7 @@ def test_a_newer_contract_adds_its_columns_and_old_rows_have_none(spark: SparkSe
     new = Contract("log", {"v02": SchemaVersion()}, {"f1": {"x": Feature("long")}, "f2": {"y": Feature("string")}})
     before = lake_at(spark, tmp_path, old)
     before.ensure("inference_log")
-    before.insert_new(record(before, features=(7,)), "inference_log", ["2026-10-05"])
+    before.insert_new(record(before, features=(7,)), "inference_log", [date(2026, 10, 5)])
     after = lake_at(spark, tmp_path, new)
     after.ensure("inference_log")
     after.ensure("inference_log")

@@ -93,15 +93,16 @@ class Built:
         as_of: datetime = AS_OF,
     ) -> None:
         production = units.production(spark.createDataFrame(list(rows), LOG), as_of)
-        current = units.current_outcomes(spark.createDataFrame(list(outcomes), OUTCOMES), as_of)
+        told = spark.createDataFrame(list(outcomes), OUTCOMES)
+        current = units.current_outcomes(told, units.corrected(told), as_of)
         candidates = units.candidates(production, experiment)
         self.experiment, self.as_of = experiment, as_of
         self.left_out = units.unexposed(candidates)
-        self.unmatched = units.unmatched(current, production)
         self.exposures = units.exposures(candidates, experiment)
         counted = units.counted(production, self.exposures, experiment)
-        counted_outcomes = units.outcome_rows(current, counted, self.exposures, experiment)
-        self.days = units.unit_days(counted, counted_outcomes, experiment, COLUMNS)
+        resolved = units.resolved(current, production, experiment)
+        counting = units.counted_outcomes(current, resolved, self.exposures, experiment)
+        self.days = units.unit_days(counted, counting, experiment, COLUMNS)
 
     def first(self) -> dict[str, tuple[str, datetime]]:
         return {
@@ -206,7 +207,6 @@ def test_outcomes_count_on_their_own_day_by_request_or_by_unit(spark: SparkSessi
     built = Built(spark, rows, outcomes)
     counted = {key: (each["clicks"], each["money"]) for key, each in built.sums().items()}
     assert counted == {("a", 5): (1.0, None), ("a", 6): (None, 5.0), ("a", 7): (1.0, None), ("b", 5): (1.0, None)}
-    assert built.unmatched == 3
     assert built.sums()["a", 7]["n_requests"] == 0
 
 
@@ -222,13 +222,25 @@ def test_the_highest_revision_counts_and_a_null_value_retracts(spark: SparkSessi
     assert Built(spark, rows, outcomes).sums()["a", 6]["money"] == 8.0
 
 
-def test_one_revision_on_two_days_is_read_as_that_of_the_later_day(spark: SparkSession) -> None:
+def test_one_id_on_two_days_is_two_outcomes_and_a_correction_replaces_both(spark: SparkSession) -> None:
     rows = [row(at(5), "r1", "a", variant="c")]
-    outcomes = [outcome(at(day), "o", "sale", float(day), request="r1") for day in (7, 6, 8, 5)]
-    assert {key: each["money"] for key, each in Built(spark, rows, outcomes).sums().items()} == {
-        ("a", 5): None,
-        ("a", 8): 8.0,
-    }
+    outcomes = [outcome(at(day), "o", "sale", float(day), request="r1") for day in (6, 8)]
+    money = {key: each["money"] for key, each in Built(spark, rows, outcomes).sums().items()}
+    assert money == {("a", 5): None, ("a", 6): 6.0, ("a", 8): 8.0}
+    correction = outcome(at(7), "o", "sale", 1.0, request="r1", revision=1)
+    money = {key: each["money"] for key, each in Built(spark, rows, [*outcomes, correction]).sums().items()}
+    assert money == {("a", 5): None, ("a", 7): 1.0}
+
+
+def test_an_outcome_belongs_to_the_last_row_of_its_request_before_it(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 8), "r1", "a", variant="c"),
+        row(at(6, 8), "r1", "b", variant="t"),  # the same request_id on another day
+        row(at(6, 8), "r1", None, item="i2"),
+    ]
+    outcomes = [outcome(at(5, 9), "1", request="r1"), outcome(at(6, 9), "2", request="r1")]
+    clicks = {key: each["clicks"] for key, each in Built(spark, rows, outcomes).sums().items()}
+    assert clicks == {("a", 5): 1.0, ("b", 6): 1.0}
 
 
 def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark: SparkSession) -> None:

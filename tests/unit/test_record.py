@@ -155,10 +155,11 @@ def test_a_v02_record_that_breaks_a_rule_is_refused(changes: dict[str, object], 
 
 
 def test_a_refused_record_shows_the_model_experiment_and_bucket_that_could_be_read() -> None:
-    assert refused(V01.replace(b'"25"', b'"x"'))[2:] == ("linear_regression_v2", "exp42", "bucket101")
+    seen = ("linear_regression", "linear_regression_v2", "exp42", "bucket101")
+    assert refused(V01.replace(b'"25"', b'"x"'))[2:] == seen  # v01 has its model_name from the contract
     found = read(v02(prediction_score="x"))
-    assert found[2:] == ("1", "e", "b")  # type: ignore[comparison-overlap]
-    assert refused(b"{")[2:] == (None, None, None)
+    assert found[2:] == ("ranker", "1", "e", "b")  # type: ignore[comparison-overlap]
+    assert refused(b"{")[2:] == (None, None, None, None)
 
 
 def test_an_error_has_no_score_and_is_accepted() -> None:
