@@ -1,6 +1,7 @@
 """What the suites share: one Spark session, and a count of the jobs that a block of code starts."""
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -56,5 +57,45 @@ def count_jobs(spark: "SparkSession") -> CountJobs:
         yield jobs
         jobs.n = len(context.statusTracker().getJobIdsForGroup(group))
         context.setLocalProperty("spark.jobGroup.id", "")
+
+    return counting
+
+
+class FilesRead:
+    """Data files that the scans of a block read: per table (the last folder of its path) the most of any scan."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+
+    def add(self, table: str, n: int) -> None:
+        self.of[table] = max(self.of.get(table, 0), n)
+
+
+CountFiles = Callable[[], AbstractContextManager[FilesRead]]
+_SCAN = re.compile(r"Location: \w+\(\d+ paths\)\[[^\]]*/(\w+)\]")
+
+
+@pytest.fixture
+def count_files(spark: "SparkSession") -> CountFiles:
+    store = spark._jsparkSession.sharedState().statusStore()  # type: ignore[attr-defined]
+
+    def of_execution(execution: int, files: FilesRead) -> None:
+        values, nodes = store.executionMetrics(execution), store.planGraph(execution).allNodes()
+        for node in (nodes.apply(at) for at in range(nodes.size())):
+            table = _SCAN.search(node.desc())
+            for metric in (node.metrics().apply(at) for at in range(node.metrics().size())):
+                value = values.get(metric.accumulatorId())
+                if table and metric.name() == "number of files read" and value.isDefined():
+                    files.add(table[1], int(value.get().replace(",", "")))
+
+    @contextmanager
+    def counting() -> Iterator[FilesRead]:
+        seen, files = store.executionsList().size(), FilesRead()
+        spark.conf.set("spark.sql.maxMetadataStringLength", "1000")  # else long paths are cut
+        yield files
+        spark.conf.unset("spark.sql.maxMetadataStringLength")
+        executions = store.executionsList()
+        for at in range(seen, executions.size()):
+            of_execution(executions.apply(at).executionId(), files)
 
     return counting

@@ -1,10 +1,8 @@
 """build_units after more has arrived: what it reads, and that it comes to what a full build makes."""
 
 import json
-import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +13,7 @@ from pyspark.sql import Row, SparkSession
 from jobs import build_units
 from mltrust import conf
 from mltrust.conf import Conf
-from tests.conftest import ROOT
+from tests.conftest import ROOT, CountFiles
 from tests.jobs.test_ingest import Log
 from tests.unit.test_record import v02
 
@@ -74,27 +72,6 @@ class Experiment(Log):
         ordered = {"exposures": ["unit_id"], "unit_days": ["unit_id", "day"]}
         return {name: self.lake.read(name).orderBy(*key).collect() for name, key in ordered.items()}
 
-    @contextmanager
-    def files_read(self, found: dict[str, int]) -> Iterator[None]:
-        """Counts the data files that scans of the log's tables read, table -> files."""
-        store = self.spark._jsparkSession.sharedState().statusStore()  # type: ignore[attr-defined]
-        seen = store.executionsList().size()
-        self.spark.conf.set("spark.sql.maxMetadataStringLength", "1000")  # else long paths are cut
-        yield
-        self.spark.conf.unset("spark.sql.maxMetadataStringLength")
-        executions = store.executionsList()
-        for at in range(seen, executions.size()):
-            execution = executions.apply(at).executionId()
-            values = store.executionMetrics(execution)
-            nodes = store.planGraph(execution).allNodes()
-            for node in (nodes.apply(i) for i in range(nodes.size())):
-                table = re.search(r"recommendations/(\w+)[\],]", node.desc())
-                for metric in (node.metrics().apply(i) for i in range(node.metrics().size())):
-                    if table and metric.name() == "number of files read":
-                        value = values.get(metric.accumulatorId())
-                        n = int(value.get().replace(",", "")) if value.isDefined() else 0
-                        found[table[1]] = max(found.get(table[1], 0), n)
-
 
 @pytest.fixture(scope="module")
 def template(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -113,7 +90,7 @@ def grown(spark: SparkSession, template: Path, tmp_path: Path) -> Experiment:
     return Experiment(spark, shutil.copytree(template, tmp_path / "lake"))
 
 
-def test_after_one_more_day_only_that_days_files_are_read(grown: Experiment) -> None:
+def test_after_one_more_day_only_that_days_files_are_read(grown: Experiment, count_files: CountFiles) -> None:
     tables = {name: grown.root / "recommendations" / name for name in ("inference_log", "outcomes")}
     files = {name: list(path.glob("event_date=*/*.parquet")) for name, path in tables.items()}
     of_day = {name: sum("2026-10-07" in str(path) for path in paths) for name, paths in files.items()}
@@ -121,17 +98,16 @@ def test_after_one_more_day_only_that_days_files_are_read(grown: Experiment) -> 
     for path in tables.values():
         for number in (5, 6):
             (path / f"event_date=2026-10-0{number}").rename(path / f"_away{number}")
-    found: dict[str, int] = {}
-    with grown.files_read(found):
+    with count_files() as read:
         grown.build(day(8))
-    assert {name: found[name] for name in files} == of_day
+    assert {name: read.of[name] for name in files} == of_day
     for path in tables.values():
         for number in (5, 6):
             (path / f"_away{number}").rename(path / f"event_date=2026-10-0{number}")
-    changed, full = grown.tables(), dict[str, int]()
-    with grown.files_read(full):
+    changed = grown.tables()
+    with count_files() as read:
         grown.build(day(8), full=True)
-    assert {name: full[name] for name in files} == {name: len(paths) for name, paths in files.items()}
+    assert {name: read.of[name] for name in files} == {name: len(paths) for name, paths in files.items()}
     assert grown.tables() == changed
     assert {row["day"].day for row in changed["unit_days"]} == {5, 6, 7}
 

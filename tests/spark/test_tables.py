@@ -14,7 +14,7 @@ from mltrust.contract import Contract, Feature, SchemaVersion
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.tables import Lakehouse, literal, quoted, tables_of
 from mltrust.record import RecordReader
-from tests.conftest import ROOT
+from tests.conftest import ROOT, CountFiles
 
 CONTRACT, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
 ACTIONS = Contract("acts", {"v02": SchemaVersion()}, {"f1": {"x": Feature("double")}}, prediction="action")
@@ -166,10 +166,13 @@ def own_lake(spark: SparkSession, tmp_path: Path) -> Iterator[Lakehouse]:
     return lake_at(spark, tmp_path)
 
 
-def test_the_cost_of_a_batch_does_not_grow_with_the_age_of_the_log(own_lake: Lakehouse) -> None:
+def test_files_read_by_deduplicating_a_date_do_not_grow_with_the_number_of_dates(
+    own_lake: Lakehouse, count_files: CountFiles
+) -> None:
     lake = own_lake
     lake.ensure("inference_log")
-    plans = []
+    lake.insert_new(record(lake, "first"), "inference_log", [date(2026, 10, 5)])
+    files = []
     for age in (1, 6):
         for day in range(1, age + 1):
             old = record(lake, f"old{age}-{day}").withColumns(
@@ -179,15 +182,11 @@ def test_the_cost_of_a_batch_does_not_grow_with_the_age_of_the_log(own_lake: Lak
                 }
             )
             lake.insert_new(old, "inference_log", [date(2025, 1, day)])
-        lake.insert_new(record(lake, f"new{age}"), "inference_log", [date(2026, 10, 5)])
-        plans.append(files_read_for(lake, date(2026, 10, 5)))
-    assert plans[1] - plans[0] <= 1  # the file that the batch before it wrote on the same date
-    assert lake.read("inference_log").select(F.input_file_name()).distinct().count() >= 8
-
-
-def files_read_for(lake: Lakehouse, day: date) -> int:
-    on_day = lake.read("inference_log").where(F.col("event_date") == F.lit(day))
-    return on_day.select("request_id", F.input_file_name().alias("file")).select("file").distinct().count()
+        with count_files() as read:
+            lake.insert_new(record(lake, f"next{age}"), "inference_log", [date(2026, 10, 5)])
+        files.append(read.of["inference_log"])
+    assert files == [1, 2]  # those of its own date, of 2 and of 9
+    assert lake.read("inference_log").select(F.input_file_name()).distinct().count() == 10
 
 
 def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse) -> None:
