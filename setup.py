@@ -36,8 +36,12 @@ setup(
     ],
     extras_require={
         "connect": ["pyspark[connect]>=4.1,<4.2"],
+        # A service needs no more than these; the package itself comes with --no-deps (docs/client.md).
+        "kafka": ["confluent-kafka>=2.6,<3"],
+        "serve": ["mlflow>=3.4,<4"],
         "notebooks": ["deltalake>=1.1", "ipykernel>=6.29", "nbclient>=0.10"],
         "dev": [
+            "confluent-kafka>=2.6,<3",
             "deltalake>=1.1",
             "grpcio-tools>=1.66",  # protoc, against which the made .proto is tested
             "hypothesis>=6.100",

@@ -28,7 +28,7 @@ PROTOBUF = "protobuf"
 _MESSAGES = {"records": "Record", "outcomes": "Outcome"}
 _AVRO, _PROTOBUF, _GZIP = (".avro",), (".pb", ".binpb", ".protobuf"), ".gz"
 _UNKNOWN_PACKING = (".bz2", ".lz4", ".lzo", ".snappy", ".xz", ".zip", ".zst", ".deflate")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 
 
 class Read(NamedTuple):
@@ -146,17 +146,20 @@ def _gunzipped_lines(content: bytes) -> Iterator[Piece]:
 
 def _gunzipped(content: bytes) -> Iterator[bytes]:
     """The content of all members of a gzip file, in parts; ValueError where it is damaged or cut off."""
-    while content:
+    view, at = memoryview(content), 0
+    while at < len(view):
         member = zlib.decompressobj(wbits=31)
         while not member.eof:
+            if at >= len(view):
+                raise ValueError("no sound gzip: it is cut off")
+            # In chunks: what is left behind a member is copied, and there may be thousands of members.
+            chunk = view[at : at + _CHUNK]
             try:
-                part = member.decompress(content, _CHUNK)
+                part = member.decompress(chunk)
             except zlib.error as error:
                 raise ValueError(f"no sound gzip: {error}") from None
-            content = member.unconsumed_tail
+            at += len(chunk) - len(member.unused_data)
             if part:
                 yield part
-            elif not content and not member.eof:
-                raise ValueError("no sound gzip: it is cut off")
-        # Zeros behind a member are padding, as gzip itself takes them.
-        content = member.unused_data.lstrip(b"\0")
+        while at < len(view) and view[at] == 0:  # padding, as gzip itself takes it
+            at += 1

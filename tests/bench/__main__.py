@@ -1,5 +1,6 @@
 """Benchmarks, each against its rival in the same run: ratios, as seconds belong to the machine."""
 
+import gzip
 import json
 import sys
 import time
@@ -14,10 +15,19 @@ from pyspark.sql import functions as F
 from mltrust import conf, runtime
 from mltrust.conf import Settings
 from mltrust.contract import Contract
+from mltrust.formats import avro, protobuf
+from mltrust.formats.files import WireReader
 from mltrust.record import RecordReader
 from mltrust.spark.moments import Block, cells
+from tests.bench.client import client
 
 ROOT = Path(__file__).parents[2]
+RECORD = {
+    "schema_version": "v02", "request_id": "r", "unit_id": "u", "event_time": "2026-10-05T00:00:00Z",
+    "model_name": "m", "model_version": "1", "feature_version": "f02", "traffic": "production", "status": "ok",
+    "prediction_score": 0.5, "experiments": [{"experiment_id": str(at), "variant": "control"} for at in range(4)],
+    "features": {"device": "tv", "age": 31, "similarity_score": 0.1, "region": "emea", "price": 2.5},
+}  # fmt: skip
 
 
 def seconds(work: Callable[[], object], repeats: int = 2) -> float:
@@ -36,16 +46,25 @@ def report(name: str, ours: float, rival: float, rival_name: str, n: int) -> Non
 
 def reading(n: int = 20_000) -> None:
     contract, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
-    record = {
-        "schema_version": "v02", "request_id": "r", "unit_id": "u", "event_time": "2026-10-05T00:00:00Z",
-        "model_name": "m", "model_version": "1", "feature_version": "f02", "traffic": "production", "status": "ok",
-        "prediction_score": 0.5, "experiments": [{"experiment_id": str(at), "variant": "control"} for at in range(4)],
-        "features": {"device": "tv", "age": 31, "similarity_score": 0.1, "region": "emea", "price": 2.5},
-    }  # fmt: skip
-    raw, reader = json.dumps(record).encode(), RecordReader(contract)
+    raw, reader = json.dumps(RECORD).encode(), RecordReader(contract)
     ours = seconds(lambda: [reader.read(raw) for _ in range(n)])
     rival = seconds(lambda: [json.loads(raw) for _ in range(n)])
     report("read, check and hash a v02 record", ours, rival, "json.loads alone", n)
+
+
+def formats(n: int = 20_000) -> None:
+    contract, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
+    reader, codec = WireReader(contract, "records"), protobuf.Codec(contract, "Record")
+    records = [RECORD | {"request_id": f"r{at}", "event_time": 1_791_158_400_000_000 + at} for at in range(n)]
+    files = {
+        "a.avro": avro.encode(records, avro.record_schema(contract)),
+        "a.pb": protobuf.delimited([codec.encode(record) for record in records]),
+        "a.jsonl.gz": gzip.compress(b"\n".join(json.dumps(record).encode() for record in records)),
+    }
+    rival = seconds(lambda: list(reader.file("a.jsonl.gz", files["a.jsonl.gz"])))
+    for name, content in files.items():
+        ours = seconds(lambda name=name, content=content: list(reader.file(name, content)))  # type: ignore[misc]
+        report(f"{len(content) / n:.0f} bytes a record: {name}", ours, rival, "the same as JSON, gzip", n)
 
 
 def reducing(n: int, n_metrics: int) -> None:
@@ -86,6 +105,8 @@ def built_in(units: DataFrame, pairs: list[tuple[str, str]]) -> object:
 
 if __name__ == "__main__":
     reading()
+    formats()
+    client()
     reducing(1_000_000, n_metrics=5)
     reducing(500_000, n_metrics=40)
     sys.exit(0)
