@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +91,7 @@ class _Step(NamedTuple):
     job: str
     config: Path
     expected: Exit
+    as_of: str = AS_OF
 
 
 def demo(folder: Path) -> int:
@@ -99,7 +101,7 @@ def demo(folder: Path) -> int:
     simulation, _ = confs.read(Simulation, simulated)
     _begin_anew(Path(conf.settings.root))
     truths, started = planted(simulation), time.monotonic()
-    for step in _steps(folder, simulated, conf.log, list(simulation.experiments), truths):
+    for step in _steps(folder, simulated, simulation, truths):
         exit_code = _run(step)
         if exit_code in (1, Exit.INVALID):
             return exit_code
@@ -125,21 +127,26 @@ def _begin_anew(root: Path) -> None:
     shutil.rmtree(root)
 
 
-def _steps(folder: Path, simulated: Path, log: str, experiments: list[str], truths: Sequence[Planted]) -> list[_Step]:
+def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequence[Planted]) -> list[_Step]:
+    contract = folder / "contracts" / f"{simulation.log}.yaml"
+    # The health of the log is that of the day that is just over.
+    over = f"{simulation.start + timedelta(days=simulation.days)}T00:00Z"
     steps = [
         _Step("simulate_traffic", simulated, Exit.PASS),
-        _Step("ingest_logs", folder / "contracts" / f"{log}.yaml", Exit.PASS),
+        _Step("ingest_logs", contract, Exit.PASS),
+        _Step("report_log_health", contract, Exit.PASS, over),
+        _Step("export_training_set", folder / "training_sets" / "conversion.yaml", Exit.PASS),
     ]
-    for name in experiments:
+    for name in simulation.experiments:
         config = folder / "experiments" / f"{name}.yaml"
         steps.append(_Step("build_units", config, Exit.PASS))
         steps.append(_Step("analyze_experiment", config, Exit.of(verdict_of(name, truths))))
-    return steps
+    return [*steps, _Step("maintain_lakehouse", contract, Exit.PASS)]
 
 
 def _run(step: _Step) -> int:
     """Runs a job as its program runs, in this process, so that all share one Spark session."""
-    arguments = ["--config", str(step.config), "--env", "local", "--as-of", AS_OF]
+    arguments = ["--config", str(step.config), "--env", "local", "--as-of", step.as_of]
     print(f"$ python jobs/{step.job}.py {' '.join(arguments)}", flush=True)
     before, started, exit_code = sys.argv, time.monotonic(), 0
     sys.argv = [step.job, *arguments]

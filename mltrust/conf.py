@@ -19,6 +19,7 @@ from mltrust.contract import Contract
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import MetricColumns
+from mltrust.training import TrainingSet
 
 T = TypeVar("T")
 Plain = dict[str, Any]  # what YAML holds, before it is read into a spec
@@ -102,6 +103,28 @@ class Maintenance:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """What report_log_health looks at: the last `days`, and for an outcome's request `match_days` before it.
+
+    Above `max_drop_share`, the share of predictions that producers say they dropped, a day is a breach.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    days: int = 28
+    match_days: int = 28
+    max_drop_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.days < 1:
+            raise ValueError(f"days is {self.days}, expected 1 or more")
+        if self.match_days < 0:
+            raise ValueError(f"match_days is {self.match_days}, expected 0 or more")
+        if not 0 <= self.max_drop_share <= 1:
+            raise ValueError(f"max_drop_share is {self.max_drop_share}, expected a share in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What an environment sets: base.yaml, overridden by env/<env>.yaml.
 
@@ -119,6 +142,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
     maintenance: Maintenance = field(default_factory=Maintenance)
+    health: Health = field(default_factory=Health)
     master: str | None = None
     spark: dict[str, str] = field(default_factory=dict)
 
@@ -147,6 +171,7 @@ class Conf:
     resolved: str
     conf_hash: str
     units_hash: str
+    training_set: TrainingSet | None = None
 
     @property
     def log(self) -> str:
@@ -157,9 +182,14 @@ class Conf:
             raise ConfError(f"{self.path}: expected the conf of an experiment (conf/experiments/<id>.yaml)")
         return self.experiment
 
+    def the_training_set(self) -> TrainingSet:
+        if self.training_set is None:
+            raise ConfError(f"{self.path}: expected the conf of a training set (conf/training_sets/<id>.yaml)")
+        return self.training_set
+
 
 def load(config: Path, env: str) -> Conf:
-    """The conf of a job whose subject is in `config`: a contract, an experiment, or anything that names its `log`.
+    """The conf of a job whose subject is in `config`, whose folder says what it is; it names its `log`.
 
     Raises ConfError with every mistake of every file at once.
     """
@@ -170,6 +200,7 @@ def load(config: Path, env: str) -> Conf:
     resolved: dict[str, Plain] = {"settings": settings_plain}
     resolved["subject"] = subject = _yaml(config)
     experiment = _validated(Experiment, subject, str(config)) if config.parent.name == "experiments" else None
+    training_set = _validated(TrainingSet, subject, str(config)) if config.parent.name == "training_sets" else None
     log = subject.get("log")
     if not isinstance(log, str):
         raise ConfError(f"{config}: log: missing; expected the name of a contract in {root / 'contracts'}")
@@ -182,8 +213,11 @@ def load(config: Path, env: str) -> Conf:
     )
     if experiment is not None and (problems := experiment.problems(columns, contract.columns())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    if training_set is not None and (problems := training_set.problems(contract.feature_types())):
+        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     # What the result depends on: where it is kept is not part of it.
-    hashed = resolved | {"settings": settings_plain.get("limits", {})}
+    limits = {name: settings_plain.get(name, {}) for name in ("limits", "health", "ingest")}
+    hashed = resolved | {"settings": limits if config.parent.name == "contracts" else limits["limits"]}
     shaping = [subject.get(name) for name in ("experiment_id", "unit", "phases", "buckets")]
     attributes = (subject.get("slices") or {}).get("attributes")
     return Conf(
@@ -196,6 +230,7 @@ def load(config: Path, env: str) -> Conf:
         resolved=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
         conf_hash=_hash(hashed),
         units_hash=_hash([shaping, attributes, resolved["metrics"]]),
+        training_set=training_set,
     )
 
 

@@ -13,7 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mltrust import conf as confs
 from mltrust.conf import Conf, Settings
@@ -128,7 +129,7 @@ class Tracked:
     """A job's MLflow run, and what every result row says of its origin."""
 
     def __init__(self, run: tracking.Run, name: str, conf: Conf, as_of: datetime, inputs: Versions) -> None:
-        self.run, self._name = run, name
+        self.run, self._name, self._inputs = run, name, inputs
         self.stamp: dict[str, object] = {
             "run_id": run.run_id,
             "conf_hash": conf.conf_hash,
@@ -136,6 +137,12 @@ class Tracked:
             "input_versions": inputs,
             "written_at": datetime.now(UTC),
         }
+
+    def stamped(self, rows: DataFrame) -> DataFrame:
+        """`rows` with the stamp in columns of its own, for results that the driver does not hold."""
+        columns = {name: F.lit(value) for name, value in self.stamp.items() if name != "input_versions"}
+        pairs = (F.lit(part) for pair in self._inputs.items() for part in pair)
+        return rows.withColumns(columns | {"input_versions": F.create_map(*pairs)})
 
     def conclude(self, verdict: Verdict, words: str) -> Exit:
         """Says the verdict in the run's name and tags and first in its description; returns the exit code."""

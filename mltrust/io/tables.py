@@ -8,7 +8,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -144,6 +144,26 @@ _MAINTENANCE = _result(
     "table",
 )
 _MODEL = "model_name STRING NOT NULL, model_version STRING NOT NULL"
+_LAGS = "lag_p50 DOUBLE, lag_p95 DOUBLE, lag_max DOUBLE"
+_LOG_HEALTH = _result(
+    "log_health",
+    ("model_name", "model_version", "day"),
+    f"""{_MODEL}, day DATE NOT NULL, n_records BIGINT NOT NULL, n_requests BIGINT NOT NULL,
+    n_production BIGINT NOT NULL, n_shadow BIGINT NOT NULL, n_errors BIGINT NOT NULL, n_rejected BIGINT NOT NULL,
+    rejects MAP<STRING, BIGINT> NOT NULL, n_logged BIGINT NOT NULL, n_dropped BIGINT NOT NULL,
+    n_invalid BIGINT NOT NULL, n_spilled BIGINT NOT NULL, n_producers BIGINT NOT NULL,
+    schema_versions ARRAY<STRING> NOT NULL, feature_versions ARRAY<STRING> NOT NULL, {_LAGS},
+    verdict STRING NOT NULL, reason STRING NOT NULL""",
+    "day",
+)
+_OUTCOME_HEALTH = _result(
+    "outcome_health",
+    ("name", "day"),
+    f"""name STRING NOT NULL, day DATE NOT NULL, n_outcomes BIGINT NOT NULL, n_corrected BIGINT NOT NULL,
+    n_retracted BIGINT NOT NULL, n_by_request BIGINT NOT NULL, n_by_unit BIGINT NOT NULL,
+    n_unmatched BIGINT NOT NULL, {_LAGS}""",
+    "day",
+)
 _LATER = (
     Table(
         "drift_profile",
@@ -292,8 +312,19 @@ def tables_of(contract: Contract, metric_columns: Sequence[str] = ()) -> dict[st
             keep="rebuild",
             order=("day",),
         ),
+        Table(
+            "training_sets",
+            f"""training_set_id STRING NOT NULL, event_date DATE NOT NULL, request_id STRING NOT NULL, {_MODEL},
+            item_id STRING NOT NULL, event_time TIMESTAMP NOT NULL, unit_id STRING, feature_version STRING NOT NULL,
+            prediction_score DOUBLE, action STRING, propensity DOUBLE, label DOUBLE NOT NULL,
+            n_outcomes BIGINT NOT NULL, fold STRING, {_RESULT}, features STRUCT<{features}>""",
+            ("training_set_id", "event_date", "request_id", "model_name", "model_version", "item_id"),
+            subject="training_set_id",
+        ),
         _EFFECTS,
         _CHECKS,
+        _LOG_HEALTH,
+        _OUTCOME_HEALTH,
         _ERASURES,
         _MAINTENANCE,
         *_LATER,
@@ -400,12 +431,21 @@ class Lakehouse:
 
     def metadata(self, name: str, **wanted: str) -> dict[str, object]:
         """userMetadata of the newest commit that carries the `wanted` entries; empty where there is none."""
-        history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}").select("userMetadata")
+        return next((found for _, found in self._commits(name, wanted)), {})
+
+    def version_with(self, name: str, **wanted: str) -> int:
+        """The version that the newest commit with the `wanted` entries made; DataError where there is none."""
+        for version, _ in self._commits(name, wanted):
+            return version
+        raise DataError(f"{self.path(name)} has no commit with {wanted}")
+
+    def _commits(self, name: str, wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
+        """Versions and userMetadata of the commits that carry the `wanted` entries, the newest first."""
+        history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}").select("version", "userMetadata")
         for row in history.where("userMetadata IS NOT NULL").collect():
             found = json.loads(row["userMetadata"])
             if isinstance(found, dict) and wanted.items() <= found.items():
-                return found
-        return {}
+                yield row["version"], found
 
     def read(self, name: str, version: int | None = None, where: Mapping[str, str] | None = None) -> DataFrame:
         """A table at a version (None: its newest), of it the rows with the given values."""

@@ -72,15 +72,15 @@ class Run:
         if rows:
             mlflow.log_table(pd.DataFrame([{key: _cell(value) for key, value in row.items()} for row in rows]), name)
 
-    def dataset(self, path: str, version: int, name: str) -> None:
-        """Names a Delta table at a version as an input of the run."""
+    def dataset(self, path: str, version: int, name: str, digest: str | None = None) -> None:
+        """Names a Delta table at a version as an input of the run; `digest` of its content, else by its version."""
         by_name = "/" not in path
         source = DeltaDatasetSource(
             path=None if by_name else path,
             delta_table_name=path if by_name else None,
             delta_table_version=version,
         )
-        mlflow.log_input(_Table(source, name=name, digest=f"v{version}"), context="input")
+        mlflow.log_input(_Table(source, name=name, digest=digest or f"v{version}"), context="input")
 
 
 class _Table(MetaDataset):

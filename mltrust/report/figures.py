@@ -1,17 +1,21 @@
-"""Figures of the readout."""
+"""Figures of the readout and of the log's health."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time, timedelta
 from math import isnan
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from mltrust.experiment.readout import Effect
+from mltrust.health import LogDay
 from mltrust.slices import Slice, n_attributes
 from mltrust.verdicts import Verdict
 
 _COLOURS = {Verdict.PASS: "#1a7f4b", Verdict.BREACH: "#c0362c", Verdict.INCONCLUSIVE: "#6b7280"}
 _MAX_ROWS = 24
+_MAX_MODELS = 10
+_POOLED = "#111827"
 
 
 def forest(effects: Sequence[Effect]) -> Figure:
@@ -61,3 +65,54 @@ def _panel(axis: mpl.axes.Axes, rows: Sequence[Effect], title: str) -> None:
     axis.grid(axis="x", color="#e5e7eb", zorder=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
+
+
+def volume(rows: Sequence[LogDay], days: Sequence[date]) -> Figure:
+    """Records per day of each model version, and under them how many were rejected or dropped.
+
+    The ten largest model versions have a line each; the others are pooled, and the legend says of how many.
+    """
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    records, losses = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for (label, own), colour in zip(_models(rows).items(), (*mpl.color_sequences["tab10"], _POOLED), strict=False):
+        line = {"linewidth": 1.6, "marker": ".", "linestyle": "--" if colour == _POOLED else "-"}
+        records.plot(days, _daily(own, "n_records", days), color=colour, label=label, **line)
+        for name, marker in _LOSSES.items():
+            lost = [(day, n) for day, n in zip(days, _daily(own, name, days), strict=True) if n]
+            losses.scatter(
+                [day for day, _ in lost], [n for _, n in lost], color=colour, marker=marker, s=34, zorder=3
+            )
+    half = timedelta(hours=12)
+    records.set_title("Records in the log", loc="left", fontsize=11)
+    losses.set_title("Rejected (x, by day of arrival) and dropped by producers (v)", loc="left", fontsize=11)
+    losses.set_yscale("symlog", linthresh=1)
+    if rows:
+        records.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    for axis in (records, losses):
+        axis.set_ylim(bottom=0)
+        axis.xaxis_date()
+        axis.set_xlim(datetime.combine(days[0], time()) - half, datetime.combine(days[-1], time()) + half)
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.grid(color="#e5e7eb", zorder=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    losses.tick_params(axis="x", rotation=30)
+    return figure
+
+
+_LOSSES = {"n_rejected": "x", "n_dropped": "v"}
+
+
+def _models(rows: Sequence[LogDay]) -> Mapping[str, Sequence[LogDay]]:
+    """The rows of the largest model versions by their names, and of all others together."""
+    sizes = dict.fromkeys((row[:2] for row in rows), 0)
+    for row in rows:
+        sizes[row[:2]] += row.n_records + row.n_rejected
+    largest = sorted(sizes, key=lambda model: -sizes[model])
+    own = {" ".join(model): [row for row in rows if row[:2] == model] for model in largest[:_MAX_MODELS]}
+    others = set(largest[_MAX_MODELS:])
+    pooled = [row for row in rows if row[:2] in others]
+    return own | {f"{len(others)} others together": pooled} if others else own
+
+
+def _daily(rows: Sequence[LogDay], name: str, days: Sequence[date]) -> list[int]:
+    return [sum(getattr(row, name) for row in rows if row.day == day) for day in days]

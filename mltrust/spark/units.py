@@ -146,15 +146,19 @@ def corrected(outcomes: DataFrame) -> DataFrame:
     return revised.groupBy("outcome_id").agg(F.max("revision").alias("highest"))
 
 
-def current_outcomes(outcomes: DataFrame, corrections: DataFrame, as_of: datetime) -> DataFrame:
-    """The outcomes in their highest revisions, without the retracted, with event times before as_of.
+def highest_revisions(outcomes: DataFrame, corrections: DataFrame) -> DataFrame:
+    """The outcomes in their highest revisions, the retracted among them.
 
     One id and revision on two days are two outcomes, as one request_id on two days is two records.
     """
     known = outcomes.join(corrections, "outcome_id", "left")
-    highest = F.col("revision") == F.coalesce("highest", F.lit(0))
-    told = known.where(highest & F.col("value").isNotNull() & (F.col("event_date") < F.lit(as_of.date())))
-    return told.select("outcome_id", *_KEYS, *_OUTCOME)
+    return known.where(F.col("revision") == F.coalesce("highest", F.lit(0))).drop("highest")
+
+
+def current_outcomes(outcomes: DataFrame, corrections: DataFrame, as_of: datetime) -> DataFrame:
+    """The outcomes in their highest revisions, without the retracted, with event times before as_of."""
+    before = highest_revisions(outcomes, corrections).where(F.col("event_date") < F.lit(as_of.date()))
+    return before.where(F.col("value").isNotNull()).select("outcome_id", *_KEYS, *_OUTCOME)
 
 
 _KEYS = ("request_id", "item_id", "unit_id", "event_time")

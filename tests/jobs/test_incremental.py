@@ -13,6 +13,7 @@ from pyspark.sql import Row, SparkSession
 from jobs import build_units
 from mltrust import conf
 from mltrust.conf import Conf
+from mltrust.contract import Feature
 from tests.conftest import ROOT, CountFiles
 from tests.jobs.test_ingest import Log
 from tests.unit.test_record import v02
@@ -68,6 +69,16 @@ class Experiment(Log):
     def build(self, as_of: datetime, *, full: bool = False) -> None:
         build_units.run(self.spark, self.experiment, as_of, full=full)
 
+    def add_feature(self, name: str) -> None:
+        """A newer contract, whose new feature version brings a column."""
+        contract = self.conf.contract
+        newer = replace(
+            contract,
+            features=contract.features | {"f03": contract.features["f02"] | {name: Feature("string")}},
+            field_numbers=contract.field_numbers | {name: 100},
+        )
+        self.conf, self.experiment = (replace(each, contract=newer) for each in (self.conf, self.experiment))
+
     def tables(self) -> dict[str, list[Row]]:
         ordered = {"exposures": ["unit_id"], "unit_days": ["unit_id", "day"]}
         return {name: self.lake.read(name).orderBy(*key).collect() for name, key in ordered.items()}
@@ -117,6 +128,7 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
     correction = json.dumps(
         json.loads(purchases(6, 6, [3])[0]) | {"revision": 1, "value": 100.5, "event_time": "2026-10-07T13:00:00Z"}
     )
+    grown.add_feature("weather")
     # Late by two days: rows of new and of known units, an outcome of an earlier day's request, a correction.
     grown.arrive(
         "late",
@@ -126,6 +138,7 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
     grown.build(day(9))
     said = grown.lake.metadata("unit_days", experiment_id="ranker_v2")
     assert said["as_of"] == "2026-10-09T00:00:00+00:00"
+    assert "weather" in grown.lake.read("inference_log").select("features.*").columns
     changed = grown.tables()
     grown.build(day(9), full=True)
     assert grown.tables() == changed
