@@ -40,7 +40,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         left_out = tracked.run.metrics(metrics(found))
         tracked.run.figure(volume(logged, days), "volume.png")
         words = markdown(found, outcome_windows(told), days[0], end, left_out)
-        return tracked.conclude(found.overall.verdict, words)
+        return tracked.conclude(found.verdict, words)
 
 
 def main() -> int:

@@ -105,11 +105,15 @@ class Judgement(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """The days and the windows of a log, each with its judgement, and the verdict of those that decide."""
+    """The days and the windows of a log, each with its judgement, and the verdict of those that decide.
+
+    `reasons` are why it is no pass.
+    """
 
     days: Sequence[tuple[LogDay, Judgement]]
     windows: Sequence[tuple[ModelWindow, Judgement]]
-    overall: Judgement
+    verdict: Verdict
+    reasons: Sequence[str]
 
 
 def judged(days: Sequence[LogDay], limits: Limits, end: date) -> Judged:
@@ -126,7 +130,7 @@ def judged(days: Sequence[LogDay], limits: Limits, end: date) -> Judged:
     deciding += [("all days", found) for _, found in each_window]
     verdict = combine(found.verdict for _, found in deciding)
     reasons = [f"{when}: {found.reason}" for when, found in deciding if found.verdict is not Verdict.PASS]
-    return Judged(each_day, each_window, Judgement(verdict, "; ".join(reasons)))
+    return Judged(each_day, each_window, verdict, reasons)
 
 
 def judgement(row: LogDay | ModelWindow, limits: Limits, *, among: Sequence[LogDay | ModelWindow]) -> Judgement:

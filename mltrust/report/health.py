@@ -14,7 +14,7 @@ from mltrust.health import (
     unmatched_share,
 )
 
-_SHOWN = 20
+_SHOWN, _REASONS = 20, 10
 
 
 def metrics(judged: Judged) -> dict[str, float | None]:
@@ -44,19 +44,26 @@ def markdown(
     """The health of [start, end) in one page, after its verdict: what decided, model versions, outcomes."""
     n_records = sum(row.n_records for row, _ in judged.windows)
     days = f"{start} to {end - timedelta(days=1)}"
-    said = judged.overall.reason or f"{n_records:,} records of {len(judged.windows)} model versions, {days}"
-    parts = [said]
+    parts = [f"{n_records:,} records of {len(judged.windows)} model versions, {days}"]
+    if judged.reasons:
+        more = len(judged.reasons) - 1
+        parts = [judged.reasons[0] + (f", and {more} more" if more else ""), _list(judged.reasons), *parts]
     if judged.windows:
         parts += [f"### Model versions, {days}", _models(judged.windows)]
     if outcomes:
         parts += ["### Outcomes", _outcomes(outcomes)]
     parts.append(
-        "Lags are seconds from event to arrival, the 95th percentile of the worst day. Days are in `log_health` and "
+        "Lags are from event to arrival, the 95th percentile of the worst day. Days are in `log_health` and "
         "`outcome_health`."
     )
     if n_metrics_left_out:
         parts.append(f"{n_metrics_left_out} metrics are in the tables only: a run shows its first 200.")
     return "\n\n".join(parts)
+
+
+def _list(reasons: Sequence[str]) -> str:
+    more = [f"and {len(reasons) - _REASONS} more"] if len(reasons) > _REASONS else []
+    return "\n".join(f"- {reason}" for reason in [*reasons[:_REASONS], *more])
 
 
 def _models(windows: Sequence[tuple[ModelWindow, Judgement]]) -> str:

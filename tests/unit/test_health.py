@@ -97,17 +97,17 @@ def test_rejects_of_an_unknown_model_are_judged_by_their_share_in_the_whole_day(
 def test_the_last_day_and_the_window_as_a_whole_decide() -> None:
     earlier = LAST - timedelta(days=1)
     bad = day(90, {"wrong_type": 10})
-    assert judged([bad], LIMITS, END).overall.verdict is Verdict.BREACH
+    assert judged([bad], LIMITS, END).verdict is Verdict.BREACH
     healed = [bad._replace(day=earlier), day(1000)]
-    assert judged(healed, LIMITS, END).overall == (Verdict.PASS, "")
+    assert judged(healed, LIMITS, END)[2:] == (Verdict.PASS, [])
     found = judged([bad._replace(day=earlier), day(10)], LIMITS, END)
-    assert found.overall == (Verdict.BREACH, "all days: m 1: 9.09% of 110 records rejected (limit 5.00%)")
+    assert found[2:] == (Verdict.BREACH, ["all days: m 1: 9.09% of 110 records rejected (limit 5.00%)"])
 
 
 def test_a_log_that_is_empty_or_went_silent_is_inconclusive() -> None:
     for days in ([], [day(100, on=LAST - timedelta(days=1))]):
-        found = judged(days, LIMITS, END).overall
-        assert found == (Verdict.INCONCLUSIVE, "2026-10-07: nothing was logged, refused or reported")
+        found = judged(days, LIMITS, END)
+        assert found[2:] == (Verdict.INCONCLUSIVE, ["2026-10-07: nothing was logged, refused or reported"])
 
 
 def test_a_window_adds_days_and_has_the_lag_of_the_worst() -> None:
@@ -156,7 +156,10 @@ def test_the_page_leads_with_what_decides_and_shows_the_largest_versions() -> No
     told = OutcomeDay("sale|x", LAST, 8, 1, 2, 8, 0, 2, 1.0, 7200.0, 3.0)
     bad = judged([day(90, {"wrong_type": 9, "unparsable": 1}, lag=90)], LIMITS, END)
     page = markdown(bad, outcome_windows([told]), LAST, END, 3)
-    assert page.startswith("2026-10-07: m 1: 10.00% of 100 records rejected (limit 5.00%); all days: m 1: 10.00%")
+    assert page.startswith(
+        "2026-10-07: m 1: 10.00% of 100 records rejected (limit 5.00%), and 1 more\n\n- 2026-10-07"
+    )
+    assert "\n- all days: m 1: 10.00% of 100 records rejected (limit 5.00%)\n\n90 records of 1 model" in page
     assert "| m | 1 | 90 | 0 | 10 | wrong_type 9, unparsable 1 | not reported |" in page
     assert "| sale\\|x | 8 | 1 | 2 | 25.00% of 8 | 2.0 h |" in page
     assert "3 metrics are in the tables only" in page
