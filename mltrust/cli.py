@@ -17,7 +17,7 @@ from mltrust import runtime
 from mltrust.compatibility import MODES, Compatibility, incompatibilities
 from mltrust.conf import Conf
 from mltrust.contract import Contract
-from mltrust.errors import DataError, MltrustError
+from mltrust.errors import ConfError, DataError, MltrustError
 from mltrust.formats.generated import files
 from mltrust.simulate.comparison import Compared, Found, compare, unplanted, verdict_of
 from mltrust.simulate.spec import Simulation
@@ -65,14 +65,24 @@ def _contract_parsers(parser: argparse.ArgumentParser) -> None:
 def generate(path: Path, *, check: bool) -> int:
     """Writes what is made from a contract, or says which files differ from it."""
     contract, _ = confs.read(Contract, path)
+    if contract.log != path.stem:
+        raise ConfError(
+            f"{path}: log is {contract.log!r}, expected {path.stem!r} as the file: its files bear that name"
+        )
     stale = []
     for name, text in files(contract).items():
         file = path.with_name(name)
-        if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):
-            stale.append(file)
-        elif not check:
-            file.write_text(text, encoding="utf-8")
-            print(f"wrote {file}")
+        try:
+            if check and (not file.is_file() or file.read_bytes() != text.encode()):
+                stale.append(file)
+            elif not check:
+                file.write_text(text, encoding="utf-8")
+                print(f"wrote {file}")
+        except OSError as error:
+            raise ConfError(f"{file}: cannot be {'read' if check else 'written'}: {error.strerror}") from None
+    proto = path.with_suffix(".proto")
+    if proto.name not in files(contract) and proto.exists():
+        stale.append(proto)
     for file in stale:
         print(f"{file}: not what {path} says; run mltrust contract generate {path}", file=sys.stderr)
     return Exit.BREACH if stale else Exit.PASS

@@ -84,6 +84,9 @@ def _backward(old: Contract, new: Contract) -> Iterator[Incompatibility]:
                 now = new.features[version][name].domain
                 rule = f"its domain was {feature.domain}, is {now}, which refuses what was accepted"
                 yield Incompatibility(where, rule, "narrow `expected` instead, or do it in a new feature version")
+        for name in (each for each in new.features[version] if each not in features):
+            rule = "is new in this version, where values of any type under its name were accepted into extra"
+            yield Incompatibility(f"features.{version}.{name}", rule, "add it in a new feature version")
     if (old.prediction, new.prediction) == ("action", "score"):
         rule = "was action, is score, which refuses records that have only an action"
         yield Incompatibility("prediction", rule, "leave it, or start a new log")
@@ -103,6 +106,9 @@ def _forward(old: Contract, new: Contract) -> Iterator[Incompatibility]:
             if name in known and not _admits(known[name].domain, feature.domain):
                 rule = f"its domain was {known[name].domain}, is {feature.domain}: old readers reject what is new"
                 yield Incompatibility(f"features.{version}.{name}", rule, readers_first)
+        for name in (each for each in known if each not in features):
+            rule = "is gone, so that values of any type may stand under its name: old readers reject some"
+            yield Incompatibility(f"features.{version}.{name}", rule, "leave it in this version")
     if (old.prediction, new.prediction) == ("score", "action"):
         rule = "was score, is action: readers of the old contract reject records without a score"
         yield Incompatibility("prediction", rule, readers_first)

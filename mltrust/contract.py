@@ -5,9 +5,11 @@ rules that ingest will apply. Reading a record by a contract is `mltrust.record`
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import isnan
 from typing import Any, ClassVar, Literal
 
 FeatureType = Literal["boolean", "long", "double", "string", "timestamp"]
@@ -41,6 +43,7 @@ OPTIONAL = (
 EXPERIMENT_FIELDS = ("experiment_id", "bucket_id", "variant")
 TRAFFIC = ("production", "shadow")
 STATUS = ("ok", "error")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _WIRE_COLUMNS = frozenset((*REQUIRED, *OPTIONAL, *(f"experiments.{name}" for name in EXPERIMENT_FIELDS)))
 
 
@@ -72,6 +75,8 @@ class Domain:
     def __post_init__(self) -> None:
         if self.values is not None and (self.min is not None or self.max is not None):
             raise ValueError("give either min and max or values, not both")
+        if any(bound is not None and isnan(bound) for bound in (self.min, self.max)):
+            raise ValueError("min and max: expected numbers, given nan")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
 
@@ -160,13 +165,20 @@ class Contract:
     field_numbers: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.log.isidentifier():
-            raise ValueError(f"log {self.log!r}: expected letters, digits and _, as it names tables and folders")
+        if not _NAME.fullmatch(self.log):
+            raise ValueError(
+                f"log {self.log!r}: expected ASCII letters, digits and _, as it names tables and folders"
+            )
         if not self.versions:
             raise ValueError("versions is empty: a contract accepts at least one schema version")
-        for name in {name for _, name, _ in self._each()}:
-            if not name.isidentifier():
-                raise ValueError(f"feature {name!r}: expected letters, digits and _")
+        seen: dict[str, str] = {}
+        for _, name, _ in self._each():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"feature {name!r}: expected ASCII letters, digits and _")
+            # Spark tells columns apart without their case, Protobuf's JSON names without case and underscores.
+            other = seen.setdefault(name.replace("_", "").casefold(), name)
+            if other != name:
+                raise ValueError(f"features {other!r} and {name!r} differ by case and underscores only")
         self.feature_types()
         self._check_numbers()
 

@@ -29,7 +29,7 @@ _MICROS_A_DAY = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Event times lie in [2000, 2100) UTC: in this range seconds, milliseconds and microseconds cannot be confused.
 _FIRST_SECOND, _END_SECOND = 946_684_800, 4_102_444_800
-_TOO_DEEP = "nested too deeply to be read"
+TOO_DEEP = "nested too deeply to be read"
 _INTEGER = re.compile(r"[+-]?\d{1,40}\Z", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 
@@ -54,7 +54,10 @@ class RecordError(ValueError):
 
 
 def _given(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=True, default=str)
+    except RecursionError:
+        return "nested too deeply to be shown"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -293,7 +296,7 @@ class RecordReader:
         except RecordError as error:
             return Rejected(error.code, str(error))
         except RecursionError:
-            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
 
     def read_object(self, record: dict[str, object]) -> Row | Rejected:
         """As `read`, of a record that is an object already."""
@@ -310,7 +313,7 @@ class RecordReader:
         except RecordError as error:
             return Rejected(error.code, str(error), *self._glimpse(record))
         except RecursionError:
-            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
 
     def _version(self, record: dict[str, object]) -> tuple[str, SchemaVersion]:
         for version, layout in self._contract.versions.items():
@@ -460,7 +463,7 @@ class OutcomeReader:
         except RecordError as error:
             return Rejected(error.code, str(error))
         except RecursionError:
-            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
 
     def read_object(self, record: dict[str, object]) -> Row | Rejected:
         """As `read`, of an outcome that is an object already."""
@@ -469,7 +472,7 @@ class OutcomeReader:
         except RecordError as error:
             return Rejected(error.code, str(error))
         except RecursionError:
-            return Rejected(Reason.UNPARSABLE, _TOO_DEEP)
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
         row["content_hash"] = content_hash(row)
         return row
 
@@ -517,10 +520,12 @@ class HeartbeatReader:
 
     def _row(self, given: dict[str, object]) -> Row:
         micros = to_timestamp("heartbeat.event_time", given.get("event_time"))
-        counts = {name: to_long(f"heartbeat.{name}", given.get(name)) for name in _COUNTS}
+        counts = {name: to_long(f"heartbeat.{name}", given.get(name)) for name in ("sequence", *_COUNTS)}
+        for name, count in counts.items():
+            if count < 0:
+                raise RecordError(Reason.OUTSIDE_DOMAIN, f"heartbeat.{name} is {count}, expected 0 or more")
         return {
             "producer_id": _required("heartbeat.producer_id", given.get("producer_id")),
-            "sequence": to_long("heartbeat.sequence", given.get("sequence")),
             "model_name": _required("heartbeat.model_name", given.get("model_name")),
             "model_version": _required("heartbeat.model_version", given.get("model_version")),
             "window_start": to_timestamp("heartbeat.window_start", given.get("window_start")),

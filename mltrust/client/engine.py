@@ -40,7 +40,7 @@ class Engine:
         self._reports = Reports()
         self._preparer = Preparer(press, self._reports)
         self._pulse = Pulse(self.producer_id, options.heartbeat_seconds)
-        self._spool = Spool(policy) if isinstance(policy, Spill) else None
+        self._spool = Spool(policy, self.producer_id) if isinstance(policy, Spill) else None
         self._writer = Writer(self.buffer, sink, self._preparer, self._pulse, self._spool, self._reports)
         self._lock = threading.RLock()
         # Not started before the first record: a service that forks its workers does so with no thread of ours.

@@ -199,11 +199,10 @@ def _listed(given: Sequence[Mapping[str, object]]) -> object:
 
 
 def _name(given: object) -> str:
-    """A model's name or version as heartbeats say it."""
-    if isinstance(given, str) and given:
-        return given
+    """A model's name or version as heartbeats say it, half of a surrogate pair as `?`."""
     with suppress(Exception):
-        return str(given) if given is not None and given != "" else "(none)"
+        text = "" if given is None else str(given)
+        return text.encode("utf-8", "replace").decode("utf-8") or "(none)"
     return "(none)"
 
 

@@ -41,28 +41,30 @@ class Spool:
     when the sink has it, so a process that is killed leaves at most the batch in hand to be sent twice.
     """
 
-    def __init__(self, policy: Spill) -> None:
+    def __init__(self, policy: Spill, producer_id: str) -> None:
         self._folder, self._max_bytes = Path(policy.folder), policy.max_bytes
         self._waiting: deque[Spilled] = deque()
         self._locks: dict[Path, int] = {}
-        self._own = self._folder / "unstarted"
+        # Named before any thread runs: the spiller may put batches while the sink still starts.
+        self._own = self._folder / f"{HOST}-{os.getpid()}-{producer_id}"
         # The spiller alone counts what came, the writer alone what went: no lock.
         self._number = self._n_bytes_put = self._n_bytes_done = 0
 
-    def start(self, producer_id: str) -> int:
+    def start(self) -> int:
         """Takes up what dead processes left, and says how many batches that is."""
-        self._own = self._folder / f"{HOST}-{os.getpid()}-{producer_id}"
-        for folder in sorted(self._folder.glob(f"{HOST}-*")):
-            if _OURS.fullmatch(folder.name):
-                self._adopt(folder)
-        return len(self._waiting)
+        folders = [each for each in sorted(self._folder.glob(f"{HOST}-*")) if _OURS.fullmatch(each.name)]
+        return sum(self._adopted(folder) for folder in folders if folder != self._own)
 
-    def _adopt(self, folder: Path) -> None:
+    def _adopted(self, folder: Path) -> int:
+        """How many batches the folder of a dead process brought."""
+        found: list[Spilled] = []
         with suppress(OSError):
             if (fd := locked(folder / _LOCK, os.O_RDWR)) is not None:
                 self._locks[folder] = fd
-                self._waiting += [Spilled((path,), 0, None) for path in sorted(folder.glob("*.jsonl"))]
+                found = [Spilled((path,), 0, None) for path in sorted(folder.glob("*.jsonl"))]
+                self._waiting += found
                 self._leave(folder)
+        return len(found)
 
     def _leave(self, folder: Path) -> None:
         """Removes the folder and its lock where no batch is left in it."""
@@ -90,10 +92,13 @@ class Spool:
         self._waiting.append(Spilled(tuple(paths.values()), sum(sizes), batch))
 
     def _claim(self) -> None:
-        while self._own not in self._locks:
-            self._own.mkdir(parents=True, exist_ok=True)
-            if (fd := locked(self._own / _LOCK, os.O_RDWR | os.O_CREAT)) is not None:
-                self._locks[self._own] = fd
+        if self._own in self._locks:
+            return
+        self._own.mkdir(parents=True, exist_ok=True)
+        fd = locked(self._own / _LOCK, os.O_RDWR | os.O_CREAT)
+        if fd is None:
+            raise OSError(f"{self._own}: another process holds it")
+        self._locks[self._own] = fd
 
     def first(self) -> Spilled | None:
         """The batch that has waited longest."""

@@ -86,7 +86,7 @@ class Writer:
     def run(self, producer_id: str) -> None:
         self._tried("recovery of the sink", lambda: self._sink.start(producer_id))
         if self._spool is not None:
-            self._start_spool(self._spool, producer_id)
+            self._start_spool(self._spool)
         while not self._buffer.abandoned and not (self._buffer.closing and self._buffer.drained()):
             if not self._tried("the writer", self._turn):
                 self._buffer.pause(_RETRY_SECONDS)
@@ -94,8 +94,8 @@ class Writer:
             self._beat()
         self._end()
 
-    def _start_spool(self, spool: Spool, producer_id: str) -> None:
-        if n_batches := spool.start(producer_id):
+    def _start_spool(self, spool: Spool) -> None:
+        if n_batches := spool.start():
             self._reports.warn("took up %d spilled batches of processes that ended", n_batches)
 
     def _turn(self) -> None:

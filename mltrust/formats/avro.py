@@ -139,6 +139,8 @@ def _blocks(header: _Header, content: bytes, at: int) -> Iterator[Piece]:
 
 
 def _records(data: io.BytesIO, n_records: int, schema: Schema) -> list[dict[str, object]]:
+    if n_records > len(data.getbuffer()):
+        raise ValueError(f"it says {n_records:,} records and has {len(data.getbuffer()):,} bytes")
     records = [fastavro.schemaless_reader(data, schema, None) for _ in range(n_records)]
     if data.read(1):
         raise ValueError("it holds more than its records")

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from mltrust.contract import Contract, Reason
@@ -12,6 +12,7 @@ from mltrust.formats import avro, protobuf
 from mltrust.formats.pieces import Broken, Piece, broken
 from mltrust.record import (
     HEARTBEAT,
+    TOO_DEEP,
     HeartbeatReader,
     OutcomeReader,
     RecordError,
@@ -64,8 +65,7 @@ class WireReader:
             if piece.broken is not None:
                 yield _unreadable(position, piece.broken)
             elif piece.record is not None:
-                raw = json.dumps(piece.record, ensure_ascii=False, default=str)
-                yield Read(position, self._object(dict(piece.record)), raw, "json")
+                yield Read(position, self._object(dict(piece.record)), _json(piece.record), "json")
             elif piece.line is not None and (read := self.line(position, piece.line)):
                 yield read
 
@@ -81,6 +81,8 @@ class WireReader:
                 record = self._message(record[PROTOBUF])
         except RecordError as error:
             return Rejected(error.code, str(error))
+        except RecursionError:
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
         return self._object(record)
 
     def _message(self, text: object) -> dict[str, object]:
@@ -92,10 +94,13 @@ class WireReader:
             raise RecordError(Reason.UNPARSABLE, f"{PROTOBUF}: {error}") from None
 
     def _object(self, record: dict[str, object]) -> Row | Rejected:
-        if self._takes_heartbeats and record.keys() == {HEARTBEAT}:
+        try:
+            if not self._takes_heartbeats or record.keys() != {HEARTBEAT}:
+                return self._reader.read_object(record)
             found = HeartbeatReader().read_object(record)
-            return found if isinstance(found, Rejected) else {HEARTBEAT: found}
-        return self._reader.read_object(record)
+        except RecursionError:  # a reader gave up in the midst of saying what is wrong
+            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
+        return found if isinstance(found, Rejected) else {HEARTBEAT: found}
 
     def _pieces(self, name: str, content: bytes) -> Iterator[Piece]:
         if name.endswith(_UNKNOWN_PACKING):
@@ -124,6 +129,13 @@ class WireReader:
 
 
 _NO_PROTOBUF = "the contract has no field_numbers, and takes no Protobuf"
+
+
+def _json(record: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, default=str)
+    except RecursionError:
+        return json.dumps(TOO_DEEP)
 
 
 def _unreadable(position: int, piece: Broken) -> Read:

@@ -9,11 +9,12 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -460,22 +461,24 @@ class Lakehouse:
 
         None where rows were also removed or the table was made anew between: what was built must be built again.
         """
-        if upto < after or self._removed(name, after):
+        if upto < after or not self._only_appended(name, after):
             return None
         if upto == after:
             return self.read(name, upto).where(F.lit(False))
         changes = self.spark.read.format("delta").option("readChangeFeed", "true")
         changes = changes.option("startingVersion", after + 1).option("endingVersion", upto)
         rows = changes.table(self.path(name)) if self._catalog else changes.load(self.path(name))
-        return rows.drop("_change_type", "_commit_version", "_commit_timestamp")
+        inserted = rows.where(F.col("_change_type") == "insert")
+        return inserted.drop("_change_type", "_commit_version", "_commit_timestamp")
 
-    def _removed(self, name: str, after: int) -> bool:
-        """Whether a commit after a version took rows away."""
+    def _only_appended(self, name: str, after: int) -> bool:
+        """Whether every commit after a version left the rows that were there, and their files can still be read."""
+        purged = self.spark.sql(f"SHOW TBLPROPERTIES {self._sql_name(name)}").where(F.col("key") == _PURGED)
+        if any(int(row["value"]) >= after for row in purged.collect()):
+            return False
         history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}").where(F.col("version") > after)
-        return any(
-            row["operation"].startswith(_REMOVING) or int(row["operationMetrics"].get(_DELETED_ROWS, 0)) > 0
-            for row in history.select("operation", "operationMetrics").collect()
-        )
+        commits = history.select("operation", "operationParameters", "operationMetrics").collect()
+        return all(_appends(row.asDict()) for row in commits)
 
     def rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> DataFrame:
         """A frame of few rows in the table's schema; a nan becomes NULL, as it must not reach a table."""
@@ -558,18 +561,25 @@ class Lakehouse:
             order = f" ZORDER BY ({', '.join(map(quoted, table.order))})"
         retried(lambda: self.spark.sql(f"OPTIMIZE {self._sql_name(name)}{where}{order}"))
 
-    def vacuum(self, name: str, keep_hours: int | None = None) -> None:
-        """Removes files that no version within the table's retention needs, or within `keep_hours`."""
-        if keep_hours is None:
-            self.spark.sql(f"VACUUM {self._sql_name(name)}")
-            return
-        check = "spark.databricks.delta.retentionDurationCheck.enabled"
-        before = self.spark.conf.get(check, "true")
-        self.spark.conf.set(check, "false")
+    def vacuum(self, name: str) -> None:
+        """Removes files that no version within the table's retention needs."""
+        self.spark.sql(f"VACUUM {self._sql_name(name)}")
+
+    def purge(self, name: str, keep_hours: int) -> None:
+        """Removes files that no version of the last hours needs; earlier ones cannot be read in full any more.
+
+        The table keeps the version until which that is so, as its change feed then ends there.
+        """
+        sql_name, check = self._sql_name(name), "spark.databricks.delta.retentionDurationCheck.enabled"
+        kept = literal(str(self.version(name)))
+        retried(lambda: self.spark.sql(f"ALTER TABLE {sql_name} SET TBLPROPERTIES ({literal(_PURGED)} = {kept})"))
+        with suppress(Exception):  # where it cannot be set, the platform decides
+            self.spark.conf.set(check, "false")
         try:
-            self.spark.sql(f"VACUUM {self._sql_name(name)} RETAIN {keep_hours} HOURS")
+            self.spark.sql(f"VACUUM {sql_name} RETAIN {keep_hours} HOURS")
         finally:
-            self.spark.conf.set(check, str(before))
+            with suppress(Exception):
+                self.spark.conf.unset(check)
 
     def append(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """Appends few rows."""
@@ -590,8 +600,22 @@ class Lakehouse:
         return rows.select(*(F.col(quoted(each.name)).cast(each.dataType).alias(each.name) for each in schema))
 
 
-_REMOVING = ("DELETE", "UPDATE", "TRUNCATE", "RESTORE", "CREATE", "REPLACE")
-_DELETED_ROWS = "numTargetRowsDeleted"  # by a MERGE
+# Commits that change no row, beside appending ones.
+_HARMLESS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "ADD COLUMNS",
+             "ADD CONSTRAINT"}  # fmt: skip
+_CHANGED_ROWS = ("numTargetRowsDeleted", "numTargetRowsUpdated")
+_PURGED = "mltrust.purgedVersion"
+
+
+def _appends(commit: Mapping[str, Any]) -> bool:
+    """Whether a commit of a table's history left its rows alone or added to them."""
+    if commit["operation"] == "MERGE":
+        return all(int(commit["operationMetrics"].get(name, 0)) == 0 for name in _CHANGED_ROWS)
+    if commit["operation"] == "WRITE":
+        return bool(commit["operationParameters"].get("mode") == "Append")
+    return commit["operation"] in _HARMLESS
+
+
 _NO_TABLE = ("PATH_NOT_FOUND", "TABLE_OR_VIEW_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_TABLE_NOT_FOUND",
              "is not a Delta table", "doesn't exist")  # fmt: skip
 _CONFLICTS = (

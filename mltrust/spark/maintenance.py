@@ -53,8 +53,26 @@ def on_several_dates(rows: DataFrame, identity: Sequence[str]) -> DataFrame:
     return dates.where(F.size("dates") > 1)
 
 
-def rejects_of_unit(rejects: DataFrame, unit_id: str) -> DataFrame:
-    """Keys of rejects whose raw text names the unit as a word of its own, also inside base64."""
-    text = F.when(F.col("raw_encoding") == "base64", F.unbase64("raw").cast("string")).otherwise(F.col("raw"))
+def requests_of_unit(log: DataFrame, unit_id: str) -> list[str]:
+    """Ids of the requests that are the unit's alone: one that another unit used on another day says nothing."""
+    own = log.where(F.col("unit_id") == unit_id).select("request_id").distinct()
+    units = log.join(own, "request_id", "left_semi").groupBy("request_id")
+    alone = units.agg(F.count_distinct("unit_id").alias("n")).where(F.col("n") == 1)
+    return sorted(row["request_id"] for row in alone.collect())
+
+
+def rejects_of_unit(rejects: DataFrame, unit_id: str, requests: Sequence[str]) -> DataFrame:
+    """Keys of the rejects of a unit or of its requests.
+
+    What is JSON is asked for its ids; in other text the unit must stand as a word, in bytes anywhere.
+    """
+    raw, binary = F.col("raw"), F.col("raw_encoding") == "base64"
+    packed = F.coalesce(F.get_json_object("raw", "$.protobuf"), F.when(binary, raw))
+    content = F.try_to_binary(packed, F.lit("base64")).cast("string")
     word = rf"(^|[^\w-]){re.escape(unit_id)}($|[^\w-])"
-    return rejects.where(text.rlike(word)).select("ingest_batch", "source", "position")
+    of_json = (F.get_json_object("raw", "$.unit_id") == unit_id) | F.get_json_object("raw", "$.request_id").isin(
+        list(requests)
+    )
+    is_json = F.get_json_object("raw", "$").isNotNull()
+    names_it = F.when(packed.isNotNull(), content.contains(unit_id)).when(is_json, of_json).otherwise(raw.rlike(word))
+    return rejects.where(F.coalesce(names_it, F.lit(False))).select("ingest_batch", "source", "position")

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import maintain_lakehouse
+from mltrust.errors import ConfError
 from mltrust.verdicts import Exit
 from tests.jobs.test_incremental import Experiment, day, purchases, records
 from tests.unit.test_record import v02
@@ -23,7 +24,12 @@ AS_OF = datetime(2026, 10, 9, tzinfo=UTC)
 def template(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two days in several files and commits, with rejects, built."""
     log = Experiment(spark, tmp_path_factory.mktemp("template"))
-    bad = [json.dumps(v02(unit_id="u3", traffic="else")).encode(), b'{"unit_id": "u33"', b'\xff {"u3"']
+    bad = [
+        json.dumps(v02(unit_id="u3", traffic="else")).encode(),
+        b'{"unit_id": "u33"',
+        json.dumps(v02(request_id="u3", traffic="u3")).encode(),  # names u3, and is not of it
+        b'\xff {"u3"',
+    ]
     log.arrive("a", [*records(5, range(10)), *bad], purchases(5, 5, range(10)))
     more = {"outcome_id": "of-unit", "unit_id": "u3", "name": "purchase", "value": 1, "event_time": 1_791_250_000}
     again = json.dumps(v02(request_id="d5-1", unit_id="u1", event_time="2026-10-06T00:00:00Z")).encode()
@@ -71,7 +77,8 @@ def test_an_erased_unit_is_gone_from_every_table_and_then_from_the_disk(log: Mai
     held = {"inference_log", "outcomes", "inference_log_rejects", "exposures", "unit_days"}
     assert log.on_disk("u3") | log.on_disk("d5-3") >= held - {"inference_log_rejects"}
     assert log.maintain(erase_unit="u3") == Exit.PASS
-    [record] = log.lake.read("erasures").collect()
+    begun, record = log.lake.read("erasures").orderBy("revision").collect()
+    assert (begun["state"], begun["revision"], begun["removed"]) == ("begun", 0, {})
     assert record["removed"] == {
         "inference_log": 2,
         "outcomes": 3,
@@ -79,10 +86,11 @@ def test_an_erased_unit_is_gone_from_every_table_and_then_from_the_disk(log: Mai
         "exposures": 1,
         "unit_days": 2,
     }
-    assert (record["state"], record["revision"], record["experiments"]) == ("erased", 0, ["ranker_v2"])
+    assert (record["state"], record["revision"], record["experiments"]) == ("erased", 1, ["ranker_v2"])
     assert {Path(source).name for source in record["sources"]} == {"a.jsonl", "b.jsonl"}
     assert "u3" not in json.dumps(record.asDict(recursive=True), default=str).replace(record["unit_hash"], "")
-    assert [row["raw"] for row in log.lake.read("inference_log_rejects").collect()] == ['{"unit_id": "u33"']
+    left = [row["raw"] for row in log.lake.read("inference_log_rejects").orderBy("position").collect()]
+    assert [left[0], len(left)] == ['{"unit_id": "u33"', 2]
     after = {
         row["unit_id"]: row["revenue"] for row in log.lake.read("unit_days").where("day = '2026-10-05'").collect()
     }
@@ -90,14 +98,16 @@ def test_an_erased_unit_is_gone_from_every_table_and_then_from_the_disk(log: Mai
     said = log.lake.metadata("unit_days", experiment_id="ranker_v2")
     assert said["input_versions"] == log.lake.versions("inference_log", "outcomes")
 
-    # Without rows of the unit there is nothing left to do, and that is recorded too.
-    assert log.maintain(erase_unit="u3") == Exit.PASS
-    assert [row["removed"] for row in log.lake.read("erasures").orderBy("written_at").collect()][1] == {}
     assert "inference_log" in log.on_disk("u3")
     log.maintain(purge_hours=0)
     assert log.on_disk("u3") | log.on_disk("d5-3") == set()
     states = [row["state"] for row in log.lake.read("erasures").orderBy("erasure_id", "revision").collect()]
-    assert states == ["erased", "purged"] * 2
+    assert states == ["begun", "erased", "purged"]
+    # The change feed ends at the purge: what was built before it is built again in full.
+    built_at = log.lake.versions("exposures")
+    log.arrive("d", records(6, [11]), [])
+    log.build(day(8))
+    assert log.lake.versions("exposures") != built_at
     properties = log.spark.sql(f"SHOW TBLPROPERTIES delta.`{log.lake.path('inference_log')}`").collect()
     assert {row["key"]: row["value"] for row in properties}["delta.appendOnly"] == "true"
 
@@ -135,3 +145,39 @@ def test_a_key_held_twice_is_a_breach_and_an_id_on_two_dates_is_named(log: Maint
     [row] = log.lake.read("maintenance").where("table = 'inference_log'").collect()
     assert (row["n_repeated_keys"], row["n_ids_on_several_dates"]) == (1, 2)
     assert (row["verdict"], row["reason"]) == ("breach", "1 keys are held by more than one row")
+
+
+@pytest.mark.slow
+def test_an_erasure_that_died_is_ended_by_the_next(log: Maintained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*arguments: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as dying:
+        dying.setattr("mltrust.build.build_all", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            log.maintain(erase_unit="u3")
+    assert log.lake.read("inference_log").where("unit_id = 'u3'").isEmpty()
+    assert log.maintain(erase_unit="u3") == Exit.PASS
+    rows = log.lake.read("erasures").orderBy("revision").collect()
+    assert [row["state"] for row in rows] == ["begun", "begun", "erased"]
+    assert len({row["erasure_id"] for row in rows}) == 1
+    assert rows[-1]["experiments"] == ["ranker_v2"]
+    assert {"inference_log", "outcomes"} <= rows[-1]["removed"].keys()
+    assert {Path(source).name for source in rows[-1]["sources"]} >= {"a.jsonl", "b.jsonl"}
+    assert "u3" not in {row["unit_id"] for row in log.lake.read("exposures").collect()}
+
+
+@pytest.mark.slow
+def test_a_request_id_that_two_units_used_is_erased_of_one(log: Maintained) -> None:
+    """d5-1 is a request of u1 on two days; here u2 has used it as well."""
+    shared = json.dumps(v02(request_id="d5-1", unit_id="u2", event_time="2026-10-07T00:00:00Z")).encode()
+    log.arrive("shared", [shared], [])
+    log.maintain(erase_unit="u1")
+    kept = log.lake.read("inference_log").where("request_id = 'd5-1'").collect()
+    assert [row["unit_id"] for row in kept] == ["u2"]
+
+
+@pytest.mark.parametrize("nothing", ["", "  "])
+def test_erasing_no_unit_is_refused(log: Maintained, nothing: str) -> None:
+    with pytest.raises(ConfError, match="--erase-unit: given nothing"):
+        log.maintain(erase_unit=nothing)

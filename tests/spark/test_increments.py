@@ -119,7 +119,7 @@ def random_row(rng: random.Random) -> Values:
     # Units keep their variant mostly; requests come again under other items, times and now and then units.
     variant = rng.choice([*("ct"["abcd".index(unit) % 2] if unit else "c") * 4, "t", None])
     return row(
-        at(rng.randint(5, 9), rng.randint(0, 23)),
+        at(rng.randint(3, 9), rng.randint(0, 23)),
         f"r{rng.randint(0, 11)}",
         unit,
         variant=variant,

@@ -49,6 +49,7 @@ class Memory:
         self.closed = False
 
     def start(self, producer_id: str) -> None:
+        self.gate.wait()
         self.started.append(producer_id)
 
     def write(self, stream: Stream, lines: Sequence[bytes]) -> None:
@@ -291,6 +292,19 @@ def test_spill_loses_nothing_while_the_sink_hangs(sink: Memory, tmp_path: Path) 
     assert (counts.logged, counts.written, counts.dropped) == (200, 200, 0)
     assert Counter(sink.request_ids()) == Counter(str(at) for at in range(200))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_spilled_while_the_sink_still_starts_lies_where_the_next_process_looks(tmp_path: Path) -> None:
+    sink = Memory()
+    sink.gate.clear()
+    with InferenceLogger(CONTRACT, sink, when_full=Spill(tmp_path), capacity=40) as logger:
+        taken = [predict(logger, str(at)) for at in range(30)]
+        until(lambda: logger.counts().spilled > 0)
+        assert sink.started == []
+        [folder] = tmp_path.iterdir()
+        assert folder.name.endswith(logger.producer_id)
+        sink.gate.set()
+    assert sorted(sink.request_ids()) == sorted(str(at) for at, was in enumerate(taken) if was)
 
 
 def test_spill_drops_what_goes_beyond_its_bytes(sink: Memory, tmp_path: Path) -> None:

@@ -37,32 +37,41 @@ logger = InferenceLogger(
     heartbeat_seconds=0.05,
 )
 done, dropped = [0] * 4, [[] for _ in range(4)]
+calls = [threading.Lock() for _ in range(4)]
 
 def serve(name):
     while True:
         at = done[name]
-        if not logger.log(request_id=f"{name}-{at}", model_name="m", model_version="1", feature_version="f02",
-                          features={"age": 31, "device": "mobile"}, prediction_score=0.5):
-            dropped[name].append(at)
-        done[name] = at + 1
+        with calls[name]:
+            if not logger.log(request_id=f"{name}-{at}", model_name="m", model_version="1", feature_version="f02",
+                              features={"age": 31, "device": "mobile"}, prediction_score=0.5):
+                dropped[name].append(at)
+            done[name] = at + 1
         if at % 20 == 0:
             time.sleep(float(pause))
 
 for name in range(4):
     threading.Thread(target=serve, args=(name,), daemon=True).start()
 while True:
-    marks = list(done)
-    lost = [[at for at in list(each) if at < mark] for each, mark in zip(dropped, marks)]
+    for call in calls:
+        call.acquire()
+    marks, lost, counts = list(done), [list(each) for each in dropped], logger.counts()
+    for call in calls:
+        call.release()
     logger.flush(60)
-    print(json.dumps([marks, lost]), flush=True)
+    print(json.dumps([marks, lost, [counts.logged, counts.dropped]]), flush=True)
 """
 
 
 class Acknowledged(NamedTuple):
-    """How many predictions of each thread a killed service had acknowledged, and which of those it had dropped."""
+    """How many predictions of each thread a killed service had acknowledged, and which of those it had dropped.
+
+    `counted` are the logger's own numbers of logged and of dropped ones at that moment.
+    """
 
     marks: list[int]
     dropped: list[list[int]]
+    counted: list[int]
 
     def expected(self) -> set[str]:
         """The request_ids that must be there."""
@@ -103,7 +112,11 @@ def check_one_kill(folder: Path, *, compress: str, seconds: float) -> None:
     assert expected <= present.keys(), "everything acknowledged is there"
     dropped = {f"{name}-{at}" for name, each in enumerate(acknowledged.dropped) for at in each}
     assert not dropped & present.keys()
-    assert len(expected) + len(dropped) == sum(acknowledged.marks)
+    assert acknowledged.counted == [sum(acknowledged.marks), len(dropped)], "drops equal the counter"
+    beats = [json.loads(line)[HEARTBEAT] for line in lines(folder) if HEARTBEAT.encode() in line[:20]]
+    assert len(dropped) > 0
+    assert beats, "the log itself shows them"
+    assert sum(beat["dropped"] for beat in beats) > 0
     assert all(isinstance(READER.read(line), dict) for line in lines(folder) if HEARTBEAT.encode() not in line[:20])
 
 

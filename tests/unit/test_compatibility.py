@@ -60,11 +60,11 @@ CHANGES: dict[str, tuple[Contract, list[str], list[str]]] = {
     "a feature less": (
         replace(OLD, features={"f1": {"age": AGE}}, field_numbers={"age": 1}),
         ["features.f1.device"],
-        [],
+        ["features.f1.device"],
     ),
     "a feature more": (
         replace(OLD, features={"f1": OLD.features["f1"] | {"x": AGE}}, field_numbers={"age": 1, "device": 2, "x": 3}),
-        [],
+        ["features.f1.x"],
         [],
     ),
     "another type": (RETYPED, ["features.age"], ["features.age", "features.f1.age"]),
@@ -76,7 +76,7 @@ CHANGES: dict[str, tuple[Contract, list[str], list[str]]] = {
     "another expected range": (with_age(replace(AGE, expected=Domain(18, 30))), [], []),
     "numbers moved and taken again": (
         RENAMED,
-        ["field_numbers.age", "field_numbers.years"],
+        ["field_numbers.age", "field_numbers.years", "features.f1.years"],
         ["field_numbers.age", "field_numbers.years", "features.f0"],
     ),
     "actions admitted": (replace(OLD, prediction="action"), [], ["prediction"]),
@@ -167,3 +167,22 @@ def test_numbers_that_protobuf_cannot_take_are_refused(numbers: dict[str, int], 
 def test_what_is_no_compiled_contract_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="mltrust contract generate"):
         from_json(text)
+
+
+@pytest.mark.parametrize("names", [("größe",), ("Age", "age"), ("foo_bar", "fooBar"), ("x", "_x"), ("1st",)])
+def test_names_that_a_table_or_a_message_cannot_tell_apart_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="ASCII letters|differ by case and underscores only"):
+        Contract("log", {"v02": SchemaVersion()}, {"f1": dict.fromkeys(names, AGE)})
+
+
+def test_generate_names_what_it_cannot_do(contract: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = contract.rename(contract.with_name("old.yaml"))
+    assert cli.main(["contract", "generate", str(old)]) == 2
+    assert "log is 'recommendations', expected 'old' as the file" in capsys.readouterr().err
+    contract = old.rename(contract)
+    contract.with_suffix(".avsc").mkdir()
+    assert cli.main(["contract", "generate", str(contract)]) == 2
+    assert "recommendations.avsc: cannot be written: Is a directory" in capsys.readouterr().err
+    contract.with_suffix(".avsc").rmdir()
+    contract.with_suffix(".json").write_bytes(b"\xff")
+    assert cli.main(["contract", "generate", str(contract), "--check"]) == 4

@@ -333,3 +333,35 @@ def test_only_plain_json_is_read_in_parts() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("line", [b'{"heartbeat": %s}', b'{"schema_version": %s}', b'{"x": %s}'])
+def test_a_line_nested_too_deeply_is_a_reject_wherever_it_is_noticed(line: bytes) -> None:
+    for depth in (*range(900, 1100, 7), 100_000):
+        read = WIRE["records"].line(1, line % (b"[" * depth + b"]" * depth))
+        assert read is not None
+        assert isinstance(read.found, Rejected)
+
+
+def test_a_block_cannot_say_that_it_holds_more_records_than_bytes() -> None:
+    empty = avro.encode([{}], {"type": "record", "name": "Nothing", "fields": []}, codec="null")
+    sync = empty[-16:]
+    content = empty[: empty.index(sync) + 16] + b"\x80\x89\x7a\x00" + sync
+    [only] = found("a.avro", content)
+    assert isinstance(only, Rejected)
+    assert "1,000,000 records and has 0 bytes" in only.reason
+
+
+@pytest.mark.parametrize("name", ["logged", "dropped", "sequence"])
+def test_a_heartbeat_counts_from_zero(name: str) -> None:
+    beat = dict.fromkeys(("logged", "written", "dropped", "invalid", "spilled", "sequence"), 1) | {
+        "producer_id": "p",
+        "model_name": "m",
+        "model_version": "1",
+        "window_start": 1_791_158_400_000_000,
+        "event_time": 1_791_158_400_000_000,
+    }
+    for count, accepted in ((0, True), (-1, False)):
+        read = WIRE["records"].line(1, json.dumps({"heartbeat": beat | {name: count}}).encode())
+        assert read is not None
+        assert isinstance(read.found, Rejected) is not accepted
