@@ -123,6 +123,7 @@ def test_after_one_more_day_only_that_days_files_are_read(grown: Experiment, cou
     assert {row["day"].day for row in changed["unit_days"]} == {5, 6, 7}
 
 
+@pytest.mark.slow
 def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) -> None:
     grown.build(day(8))
     correction = json.dumps(

@@ -70,6 +70,7 @@ def log(spark: SparkSession, template: Path, tmp_path: Path) -> Maintained:
     return Maintained(spark, shutil.copytree(template, tmp_path / "lake"))
 
 
+@pytest.mark.slow
 def test_an_erased_unit_is_gone_from_every_table_and_then_from_the_disk(log: Maintained) -> None:
     before = {
         row["unit_id"]: row["revenue"] for row in log.lake.read("unit_days").where("day = '2026-10-05'").collect()
@@ -178,6 +179,6 @@ def test_a_request_id_that_two_units_used_is_erased_of_one(log: Maintained) -> N
 
 
 @pytest.mark.parametrize("nothing", ["", "  "])
-def test_erasing_no_unit_is_refused(log: Maintained, nothing: str) -> None:
+def test_erasing_no_unit_is_refused(spark: SparkSession, tmp_path: Path, nothing: str) -> None:
     with pytest.raises(ConfError, match="--erase-unit: given nothing"):
-        log.maintain(erase_unit=nothing)
+        Maintained(spark, tmp_path).maintain(erase_unit=nothing)
