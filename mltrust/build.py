@@ -1,6 +1,6 @@
 """Builds the unit tables of an experiment: everything, or what changed since an earlier build."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mltrust.conf import Conf
 from mltrust.io.tables import Lakehouse, Versions
@@ -53,9 +53,10 @@ def build_changed(
         kept(exposures) as exposed,
         increments.changed(rows, outcomes, exposed, earlier, experiment, reach.date()) as changed,
     ):
-        if not changed.days:
-            return before, "nothing changed"
         more = units.unexposed(candidates)
+        if not changed.days and not any(more.values()):
+            return before, "nothing changed"
+        days = changed.days or (before.as_of.date() - timedelta(days=1),)  # a commit, as only more was left out
         left_out = {name: n + before.left_out[name] for name, n in more.items()}
         built = Built(before.experiment_id, reach, conf.units_hash, inputs, left_out)
         current = units.current_outcomes(changed.on_days(outcomes), units.corrected(outcomes), reach)
@@ -63,8 +64,8 @@ def build_changed(
             counting = changed.of(units.counted_outcomes(current, resolved, exposed, experiment))
             counted = changed.of(units.counted(changed.on_days(rows), exposed, experiment))
             again = units.unit_days(counted, counting, experiment, conf.columns)
-            unchanged = changed.unchanged(lake.read("unit_days", where=where))
+            unchanged = changed._replace(days=days).unchanged(lake.read("unit_days", where=where))
             lake.replace(exposed, "exposures", where, built.metadata())
-            lake.replace(unchanged.unionByName(again), "unit_days", where, built.metadata(), days=changed.days)
+            lake.replace(unchanged.unionByName(again), "unit_days", where, built.metadata(), days=days)
     n_new = (reach.date() - before.as_of.date()).days
     return built, f"{n_new} new days, {len(changed.days) - n_new} earlier days in part"

@@ -282,6 +282,16 @@ def _number(name: str, value: object, holds: Callable[[float], bool], expected: 
     return number
 
 
+def read_line(raw: bytes, read: Callable[[dict[str, object]], Row | Rejected]) -> Row | Rejected:
+    """What `read` says of the object in a line of JSON; a refusal where there is none, or one too deep to be read."""
+    try:
+        return read(parse(raw))
+    except RecordError as error:
+        return Rejected(error.code, str(error))
+    except RecursionError:
+        return Rejected(Reason.UNPARSABLE, TOO_DEEP)
+
+
 class RecordReader:
     """Reads the records of one log. Stateless after construction, picklable."""
 
@@ -291,12 +301,7 @@ class RecordReader:
 
     def read(self, raw: bytes) -> Row | Rejected:
         """The row of an accepted record with its content_hash, else why it is refused."""
-        try:
-            return self.read_object(parse(raw))
-        except RecordError as error:
-            return Rejected(error.code, str(error))
-        except RecursionError:
-            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
+        return read_line(raw, self.read_object)
 
     def read_object(self, record: dict[str, object]) -> Row | Rejected:
         """As `read`, of a record that is an object already."""
@@ -458,12 +463,7 @@ class OutcomeReader:
 
     def read(self, raw: bytes) -> Row | Rejected:
         """The row of an accepted outcome with its content_hash, else why it is refused."""
-        try:
-            return self.read_object(parse(raw))
-        except RecordError as error:
-            return Rejected(error.code, str(error))
-        except RecursionError:
-            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
+        return read_line(raw, self.read_object)
 
     def read_object(self, record: dict[str, object]) -> Row | Rejected:
         """As `read`, of an outcome that is an object already."""

@@ -19,8 +19,8 @@ from mltrust.record import (
     RecordReader,
     Rejected,
     Row,
-    parse,
     raw_text,
+    read_line,
 )
 
 Stream = Literal["records", "outcomes"]
@@ -72,17 +72,12 @@ class WireReader:
     def line(self, position: int, line: bytes) -> Read | None:
         """What a line of JSON says: a record, a heartbeat, or a Protobuf message in base64; None for a blank one."""
         line = line.rstrip(b"\r")
-        return Read(position, self._line(line), *raw_text(line)) if line.strip() else None
+        return Read(position, read_line(line, self._line), *raw_text(line)) if line.strip() else None
 
-    def _line(self, line: bytes) -> Row | Rejected:
-        try:
-            record = parse(line)
-            if record.keys() == {PROTOBUF}:
-                record = self._message(record[PROTOBUF])
-        except RecordError as error:
-            return Rejected(error.code, str(error))
-        except RecursionError:
-            return Rejected(Reason.UNPARSABLE, TOO_DEEP)
+    def _line(self, record: dict[str, object]) -> Row | Rejected:
+        """What a line says; RecordError where it holds a message that cannot be read."""
+        if record.keys() == {PROTOBUF}:
+            record = self._message(record[PROTOBUF])
         return self._object(record)
 
     def _message(self, text: object) -> dict[str, object]:

@@ -51,12 +51,7 @@ def outcome_days(outcomes: DataFrame, log: DataFrame, *, start: date, end: date,
     corrections = units.corrected(outcomes.where(F.col("event_date") < F.lit(end)))
     highest = units.highest_revisions(_dated(outcomes, start, end), corrections).withColumn("lag", _lag())
     rows = _dated(log, start - timedelta(days=match_days), end).select(*_REQUEST)
-    belongs = (
-        (F.col("o.request_id") == F.col("r.request_id"))
-        & (F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id")))
-        & (F.col("r.event_time") <= F.col("o.event_time"))
-        & (F.col("r.event_date") >= F.date_sub("o.event_date", match_days))
-    )
+    belongs = units.follows() & (F.col("r.event_date") >= F.date_sub("o.event_date", match_days))
     each = (
         highest.alias("o")
         .join(rows.alias("r"), belongs, "left")

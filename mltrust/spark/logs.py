@@ -165,6 +165,8 @@ def _struct(columns: str) -> StructType:
 
 
 def _lines_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
+    arrow = _arrow_schema(schema)
+
     def parse_lines(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         reader, seen = WireReader(contract, stream), dict[tuple[str, int], int]()
         for batch in batches:
@@ -173,25 +175,30 @@ def _lines_parser(contract: Contract, stream: Stream, schema: StructType) -> Arr
                 seen[source, block] = seen.get((source, block), 0) + 1
                 if read := reader.line(block + seen[source, block], raw):
                     rows.append(_row(read, source))
-            yield _arrow(rows, schema)
+            yield _arrow(rows, arrow)
 
     return parse_lines
 
 
 def _files_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
+    arrow = _arrow_schema(schema)
+
     def parse_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         reader = WireReader(contract, stream)
         for batch in batches:
             for content, source, path in zip(*(batch.column(at) for at in range(3)), strict=True):
                 rows = (_row(read, source.as_py()) for read in reader.file(path.as_py(), content.as_py()))
                 while some := list(islice(rows, _BATCH_ROWS)):
-                    yield _arrow(some, schema)
+                    yield _arrow(some, arrow)
 
     return parse_files
 
 
-def _arrow(rows: Sequence[Row], schema: StructType) -> pa.RecordBatch:
-    arrow = pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
+def _arrow_schema(schema: StructType) -> pa.Schema:
+    return pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
+
+
+def _arrow(rows: Sequence[Row], arrow: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array([row.get(field.name) for row in rows], field.type) for field in arrow], schema=arrow
     )

@@ -172,9 +172,7 @@ def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, sa
     both keys the request decides. Those without such a row are left out. `same_day` looks for it on their own day.
     """
     requests = unit_rows(rows, experiment).where(F.col("unit").isNotNull())
-    of_item = F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))
-    follows = of_item & (F.col("r.event_time") <= F.col("o.event_time"))
-    belongs = (F.col("o.request_id") == F.col("r.request_id")) & follows
+    belongs = follows()
     if same_day:
         belongs &= F.col("o.event_date") == F.col("r.event_date")
     keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
@@ -192,6 +190,13 @@ def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, sa
 
 
 _REQUEST = ("request_id", "item_id", "event_time", "event_date", "unit")
+
+
+def follows() -> Column:
+    """Whether an outcome (o) is of the request of a row (r), of its item where it names one, and not before it."""
+    of_item = F.col("o.item_id").isNull() | (F.col("o.item_id") == F.col("r.item_id"))
+    of_request = F.col("o.request_id") == F.col("r.request_id")
+    return of_request & of_item & (F.col("r.event_time") <= F.col("o.event_time"))
 
 
 def counted_outcomes(

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mltrust.health import UNKNOWN, LogDay, OutcomeDay
 from mltrust.spark import health
 from tests.conftest import CountJobs
+from tests.spark.frames import frame
 
 LOG = """event_date DATE, event_time TIMESTAMP, ingested_at TIMESTAMP, request_id STRING, item_id STRING,
 model_name STRING, model_version STRING, schema_version STRING, feature_version STRING, traffic STRING,
@@ -86,7 +87,7 @@ class Made:
         return {(each.name, each.day.day): each for each in found}
 
     def frame(self, rows: Sequence[Values], schema: str) -> DataFrame:
-        return self.spark.createDataFrame(list(rows), schema)
+        return frame(self.spark, rows, schema)
 
 
 @pytest.fixture
@@ -183,13 +184,15 @@ def test_the_counts_do_not_depend_on_how_the_rows_are_partitioned(made: Made) ->
 
 def test_one_pass_takes_one_job_a_table_and_one_for_each_shuffle(made: Made, count_jobs: CountJobs) -> None:
     with count_jobs() as jobs:
-        made.log_days([row(at(5), "r1")], [(at(5), "m", "1", "wrong_type")])
+        made.log_days(
+            [row(at(5), "r1")], [(at(5), "m", "1", "wrong_type")], [(at(5).date(), "p", "m", "1", 5, 1, 0, 0)]
+        )
     # Log: rows, then requests; rejects; heartbeats; what unites them; the result.
     assert jobs.n == 6
     with count_jobs() as jobs:
         made.outcome_days([outcome(at(5), "o", request="r1")], [row(at(5), "r1")])
-    # Corrections and who is told of them; who is told of the requests; outcomes, lags, days; the result.
-    assert jobs.n == 7
+    # Corrections; who is told of the requests; outcomes and lags, days; the result. Told of corrections: no job.
+    assert jobs.n == 5
 
 
 def test_an_outcome_is_matched_by_its_request_up_to_match_days_before_and_not_after(made: Made) -> None:

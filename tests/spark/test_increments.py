@@ -16,6 +16,7 @@ from mltrust.experiment.spec import Experiment
 from mltrust.runtime import Built
 from mltrust.slices import Slicing
 from tests.conftest import ROOT
+from tests.spark.frames import frame
 from tests.spark.test_units import COLUMNS, EXPERIMENT, LOG, OUTCOMES, SPEED, at, outcome, row
 
 Values = tuple[object, ...]
@@ -48,7 +49,7 @@ class MemoryLake:
         return 0
 
     def _frame(self, name: str, arrivals: Sequence[Sequence[Values]]) -> DataFrame:
-        return self.spark.createDataFrame([each for arrival in arrivals for each in arrival], _SCHEMAS[name])
+        return frame(self.spark, [each for arrival in arrivals for each in arrival], _SCHEMAS[name])
 
     def read(self, name: str, version: int | None = None, where: Mapping[str, str] | None = None) -> DataFrame:
         if name in self.built:
@@ -72,7 +73,7 @@ class MemoryLake:
             assert {each["day"] for each in found} <= set(days)
             found += self.built[name].where(~F.col("day").isin(list(days))).collect()
         schema = self.built[name].schema if name in self.built else rows.schema
-        self.built[name] = self.spark.createDataFrame(found, schema)
+        self.built[name] = frame(self.spark, found, schema)
 
     def exposures(self) -> dict[str, object]:
         return {each["unit_id"]: each.asDict(recursive=True) for each in self.built["exposures"].collect()}
@@ -230,6 +231,15 @@ def test_an_outcome_waits_for_its_request(grown: Grown) -> None:
 
 def replace_as_of(grown: Grown) -> Built:
     return grown.before._replace(as_of=at(8, 0), input_versions=grown.lake.versions())
+
+
+def test_a_late_row_that_exposes_nobody_is_counted_and_changes_no_day(grown: Grown) -> None:
+    untouched = grown.lake.unit_days()
+    grown.lake.insert("inference_log", [row(at(6), "r9", None)])
+    again = build(grown.lake, grown.conf, grown.before, at(7, 0))
+    assert again.left_out == {"without_unit": 1, "without_variant": 0}
+    assert again.input_versions == grown.lake.versions()
+    assert grown.lake.unit_days() == untouched
 
 
 def test_without_anything_new_nothing_is_written(grown: Grown) -> None:

@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from mltrust import conf
 from mltrust.contract import Contract, Feature, SchemaVersion
 from mltrust.errors import DataError, SchemaError
-from mltrust.io.tables import Lakehouse, literal, quoted, tables_of
+from mltrust.io.schemas import literal, quoted, tables_of
+from mltrust.io.tables import Lakehouse
 from mltrust.record import RecordReader
 from tests.conftest import ROOT, CountFiles
 

@@ -17,6 +17,7 @@ from mltrust.io.tables import Lakehouse
 from mltrust.spark import training
 from mltrust.training import Exported, Label, Split, TrainingSet
 from tests.conftest import ROOT, CountJobs
+from tests.spark.frames import frame
 
 FEATURES = "features STRUCT<device: STRING, price: DOUBLE, seen: TIMESTAMP>"
 LOG = f"""event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING, model_name STRING,
@@ -79,7 +80,7 @@ class Export:
         as_of: datetime = AS_OF,
         chosen: Sequence[str] = CHOSEN,
     ) -> None:
-        log, told = spark.createDataFrame(list(rows), LOG), spark.createDataFrame(list(outcomes), OUTCOMES)
+        log, told = frame(spark, rows, LOG), frame(spark, outcomes, OUTCOMES)
         self.chosen, self.training_set = chosen, training_set
         taken = training.predictions(log, training_set, chosen, StructType.fromDDL(FEATURES), as_of)  # type: ignore[arg-type]
         self.labelled: DataFrame = training.labelled(taken, told, training_set, as_of)
@@ -331,8 +332,8 @@ def test_a_summary_is_one_pass(spark: SparkSession, count_jobs: CountJobs) -> No
     export = Export(spark, ROWS, TOLD, SUMS)
     with count_jobs() as jobs:
         export.summary()
-    # Corrections and who is told of them; outcomes and rows by request, and how they meet; the sums; the result.
-    assert jobs.n == 7
+    # Outcomes and rows that lie in the plan cost no job; corrections, how they meet, the sums, the result do.
+    assert jobs.n == 4
 
 
 def test_what_arrives_after_the_versions_that_are_read_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
@@ -348,7 +349,7 @@ def test_what_arrives_after_the_versions_that_are_read_changes_nothing(spark: Sp
         lake.insert_new(lake.rows("outcomes", [made | arrival]), "outcomes", [date(2026, 10, 6)])
 
     def export(version: int) -> Exported:
-        log = spark.createDataFrame([row(at(5), "r1")], LOG)
+        log = frame(spark, [row(at(5), "r1")], LOG)
         taken = training.predictions(log, SUMS, CHOSEN, log.schema, AS_OF)
         return training.summary(training.labelled(taken, lake.read("outcomes", version), SUMS, AS_OF), CHOSEN)
 

@@ -13,6 +13,7 @@ from mltrust.metrics import Metric, MetricColumns, OutcomeColumn, RequestColumn
 from mltrust.slices import Slicing
 from mltrust.spark import units
 from mltrust.spark.units import mature_column, value_column
+from tests.spark.frames import frame
 
 LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
 model_name STRING, model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
@@ -92,8 +93,8 @@ class Built:
         experiment: Experiment = EXPERIMENT,
         as_of: datetime = AS_OF,
     ) -> None:
-        production = units.production(spark.createDataFrame(list(rows), LOG), as_of)
-        told = spark.createDataFrame(list(outcomes), OUTCOMES)
+        production = units.production(frame(spark, rows, LOG), as_of)
+        told = frame(spark, outcomes, OUTCOMES)
         current = units.current_outcomes(told, units.corrected(told), as_of)
         candidates = units.candidates(production, experiment)
         self.experiment, self.as_of = experiment, as_of
@@ -244,7 +245,7 @@ def test_an_outcome_belongs_to_the_last_row_of_its_request_before_it(spark: Spar
 
 
 def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark: SparkSession) -> None:
-    rows = spark.createDataFrame([], LOG)
+    rows = frame(spark, [], LOG)
     units.refuse_unknown(rows, COLUMNS)
     for value in ("latencyms", "latency_ms +"):
         with pytest.raises(ConfError, match="metric column 'x'"):

@@ -1,6 +1,5 @@
 """Conf files: what is read, and how mistakes are named."""
 
-import shutil
 from datetime import date
 from pathlib import Path
 
@@ -11,20 +10,7 @@ from mltrust.conf import Settings
 from mltrust.contract import Contract
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
-
-SHIPPED = Path(__file__).parents[2] / "conf"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return shutil.copytree(SHIPPED, tmp_path / "conf")
-
-
-def edited(path: Path, old: str, new: str) -> Path:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    return path
+from tests.unit.conftest import SHIPPED, edited
 
 
 @pytest.mark.parametrize("env", [path.stem for path in (SHIPPED / "env").glob("*.yaml")])

@@ -1,6 +1,5 @@
 """What a training set's conf may say, how mistakes are named, and what an export says of itself."""
 
-import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from math import nan
@@ -12,24 +11,12 @@ from mltrust import conf
 from mltrust.errors import ConfError
 from mltrust.report.training import markdown, metrics, why_not
 from mltrust.training import Exported, Label, Split, TrainingSet, content_hash
+from tests.unit.conftest import SHIPPED, edited
 
-SHIPPED = Path(__file__).parents[2] / "conf"
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 LABEL = Label("purchase", "any", 7)
 SET = TrainingSet("conversion", "recommendations", date(2026, 10, 5), date(2026, 10, 26), LABEL)
 FOUND = Exported(200, 30, 5, 40, 38, 150, 45, 5, 0.19, {"device": 0.0, "age": 0.25}, "0" * 32)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return shutil.copytree(SHIPPED, tmp_path / "conf")
-
-
-def edited(path: Path, old: str, new: str) -> Path:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    return path
 
 
 @pytest.mark.parametrize("env", [path.stem for path in (SHIPPED / "env").glob("*.yaml")])
