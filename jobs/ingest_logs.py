@@ -18,6 +18,7 @@ from mltrust.verdicts import Exit
 
 log = logging.getLogger("mltrust")
 KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
+TABLES = (*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "ingest_batches")
 
 
 def run(spark: SparkSession, conf: Conf, as_of: datetime, *, once: bool = True) -> Exit:
@@ -26,7 +27,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, *, once: bool = True) 
     `once` is the only way so far: take what is there and end.
     """
     lake = runtime.lakehouse(spark, conf)
-    lake.ensure(*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "ingest_batches")
+    lake.ensure(*TABLES)
     started = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
         found = [ingest_table(spark, conf, table) for table in KINDS]

@@ -4,14 +4,17 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -34,17 +37,26 @@ from tests.unit.test_record import BAD, V01, v02
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 
 
+@cache
+def empty(spark: SparkSession) -> Path:
+    """A lakehouse whose tables hold nothing, to be copied: making them costs more than most tests."""
+    root = Path(tempfile.mkdtemp(dir=Path.cwd()))
+    runtime.lakehouse(spark, of(root)).ensure(*ingest_logs.TABLES)
+    return root
+
+
+def of(root: Path) -> Conf:
+    """The shipped conf of a log that lies in `root`; its runs lie together with those of other tests."""
+    shipped = conf.load(ROOT / "conf/contracts/recommendations.yaml", "local")
+    ingest = replace(shipped.settings.ingest, max_reject_share=1.0)
+    return replace(shipped, settings=replace(shipped.settings, root=str(root), ingest=ingest))
+
+
 class Log:
     """A lakehouse of its own with landing folders to write into."""
 
     def __init__(self, spark: SparkSession, root: Path) -> None:
-        self.spark, self.root = spark, root
-        shipped = conf.load(ROOT / "conf/contracts/recommendations.yaml", "local")
-        tracking = replace(shipped.settings.tracking, uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "runs"))
-        ingest = replace(shipped.settings.ingest, max_reject_share=1.0)
-        self.conf: Conf = replace(
-            shipped, settings=replace(shipped.settings, root=str(root), tracking=tracking, ingest=ingest)
-        )
+        self.spark, self.root, self.conf = spark, root, of(root)
 
     def land(self, name: str, lines: list[bytes], kind: str = "records", root: Path | None = None) -> Path:
         path = (root or self.root) / "landing/recommendations" / kind / name
@@ -86,7 +98,7 @@ class Log:
 
 @pytest.fixture
 def log(spark: SparkSession, tmp_path: Path) -> Log:
-    return Log(spark, tmp_path)
+    return Log(spark, shutil.copytree(empty(spark), tmp_path, dirs_exist_ok=True))
 
 
 def lines(*request_ids: str, **changes: object) -> list[bytes]:
@@ -276,7 +288,6 @@ def test_two_ingests_of_overlapping_files_at_once_take_every_record_once(log: Lo
     for at in range(3):
         log.land(f"a{at}.jsonl", lines(*ids[at * 15 : at * 15 + 30]))
         log.land(f"b{at}.jsonl", lines(*ids[at * 15 : at * 15 + 30]), root=log.root / "second")
-    log.lake.ensure("inference_log", "inference_log_rejects", "ingest_batches", "outcomes", "outcomes_rejects")
     ends: list[Exit] = []
     # The work of the two jobs at once; their MLflow runs would share one process.
     threads = [threading.Thread(target=lambda each=each: ends.append(ingest_only(each))) for each in (log, other)]
@@ -319,7 +330,8 @@ def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills:
     copy = copied_conf(folder, n_units=10)
     base = copy / "base.yaml"
     base.write_text(base.read_text().replace("max_files_per_batch: 1000", "max_files_per_batch: 6"))
-    rng, log, expected, landed = random.Random(seed), Log(spark, folder / ".lakehouse"), set(), {}
+    log = Log(spark, folder / ".lakehouse")
+    rng, expected, landed = random.Random(seed), set[str](), dict[str, int]()
     interrupted = 0
     for attempt in range(kills):
         for at in range(6):
@@ -332,7 +344,10 @@ def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills:
         interrupted += killed_ingest(folder, after=rng.uniform(8, 22))
         time.sleep(0.5)
     loaded = conf.load(copy / "contracts/recommendations.yaml", "local")
-    settings = replace(loaded.settings, root=str(folder / ".lakehouse"), tracking=log.conf.settings.tracking)
+    tracking = replace(
+        loaded.settings.tracking, uri=f"sqlite:///{log.root}/mlflow.db", artifacts=str(log.root / "artifacts")
+    )
+    settings = replace(loaded.settings, root=str(log.root), tracking=tracking)
     log.conf = replace(loaded, settings=settings)
     log.ingest()
     assert interrupted > 0
