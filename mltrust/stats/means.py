@@ -84,6 +84,10 @@ class Margin:
         if len(given) != 1 or not 0 < given[0] < inf:
             raise ValueError(f"a margin is one positive number, absolute or relative, got {self}")
 
+    def size(self, mean: float) -> float:
+        """The margin in the unit of the metric, at a control mean."""
+        return self.absolute if self.absolute is not None else abs(mean) * (self.relative or 0)
+
     def limit(self, control: Arm, *, increase_is_good: bool) -> Arm:
         """The control made worse by the margin: m - x or m·(1 - r); m + x or m·(1 + r) if a decrease is good.
 

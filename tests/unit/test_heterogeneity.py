@@ -1,0 +1,179 @@
+from math import isnan, nan, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from mltrust.states.moments import FloatArray, Moments, merge
+from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, rests
+from mltrust.stats.means import Arm, Comparison, mean_arm, welch
+
+REL = 1e-9
+
+
+def effect(size: float, std_error: float, n: int = 100) -> Comparison:
+    """A comparison with the effect and standard error given, of n units per arm."""
+    return welch(control=Arm(n, 0.0, 0.0), treatment=Arm(n, size, n * std_error**2))
+
+
+EFFECTS = st.lists(st.builds(effect, st.floats(-10, 10), st.floats(0.01, 10)), min_size=2, max_size=8)
+
+
+@settings(deadline=None)
+@given(EFFECTS)
+def test_two_slices_are_against_their_rest_what_they_are_against_each_other(effects: list[Comparison]) -> None:
+    a, b = effects[:2]
+    (test,) = against_rest([a, b], [b, a])
+    q = heterogeneity([a, b])
+    assert test.statistic**2 == pytest.approx(q.statistic, rel=REL, abs=1e-12)
+    assert test.pvalue == pytest.approx(q.pvalue, rel=1e-6)
+    assert test.difference == a.effect - b.effect
+
+
+@settings(deadline=None)
+@given(EFFECTS)
+def test_exchanging_the_arms_exchanges_the_signs_and_nothing_else(effects: list[Comparison]) -> None:
+    exchanged = [each._replace(effect=-each.effect) for each in effects]
+    one, other = qualitative_interaction(effects), qualitative_interaction(exchanged)
+    assert (other.q_positive, other.q_negative, other.pvalue) == (one.q_negative, one.q_positive, one.pvalue)
+    assert heterogeneity(exchanged).statistic == pytest.approx(heterogeneity(effects).statistic, rel=REL)
+
+
+@settings(deadline=None)
+@given(EFFECTS)
+def test_q_is_the_least_sum_of_squares_about_any_common_effect(effects: list[Comparison]) -> None:
+    found = heterogeneity(effects)
+    assert (found.n, found.n_slices, found.df) == (200 * len(effects), len(effects), len(effects) - 1)
+    for shift in (-0.1, 0.0, 0.1):
+        common = found.effect + shift
+        about = sum(((each.effect - common) / each.std_error) ** 2 for each in effects)
+        assert about == pytest.approx(found.statistic + (shift / found.std_error) ** 2, rel=1e-6)
+
+
+@settings(deadline=None)
+@given(EFFECTS)
+def test_the_qualitative_pvalue_is_the_sum_of_its_definition(effects: list[Comparison]) -> None:
+    found = qualitative_interaction(effects)
+    z = [(each.effect / each.std_error) ** 2 * (1 if each.effect > 0 else -1) for each in effects]
+    q = min(sum(each for each in z if each > 0), -sum(each for each in z if each < 0))
+    K = len(effects)
+    pvalue = sum(stats.binom.pmf(h, K - 1, 0.5) * stats.chi2.sf(q, h) for h in range(1, K))
+    assert found.statistic == pytest.approx(q, rel=REL)
+    assert found.pvalue == pytest.approx(pvalue, rel=1e-9)
+
+
+def test_effects_of_one_sign_are_no_qualitative_interaction() -> None:
+    found = qualitative_interaction([effect(5, 1), effect(0.1, 1), effect(0, 1)])
+    assert (found.q_positive, found.q_negative, found.statistic) == (pytest.approx(25.01), 0, 0)
+    assert found.pvalue == pytest.approx(1 - 2**-2)
+
+
+def test_thousands_of_slices_have_a_pvalue() -> None:
+    effects = [effect(0.5 - k % 2, 1.0) for k in range(3000)]
+    found = qualitative_interaction(effects)
+    assert found.pvalue == pytest.approx(stats.norm.sf((375 - 1499.5) / sqrt(1499.5 * 2.5)), rel=1e-3)
+
+
+@pytest.mark.parametrize("test", [heterogeneity, qualitative_interaction])
+def test_what_cannot_be_compared_is_nan(test: type[heterogeneity]) -> None:
+    assert isnan(test([]).pvalue)
+    assert isnan(test([effect(1, 1)]).pvalue)
+    assert isnan(test([effect(1, 1), effect(1, 0)]).pvalue)
+    one_unit = welch(control=Arm(100, 0.0, 1.0), treatment=Arm(1, 1.0, nan))
+    unknown = test([effect(1, 1), effect(1, 1), one_unit])
+    assert (unknown.n, unknown.n_slices) == (501, 3)
+    assert isnan(unknown.statistic)
+    assert isnan(unknown.pvalue)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=6))
+def test_the_rest_of_a_slice_is_the_sum_of_the_others(sizes: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(1)
+    pairs = [tuple(Moments.of(("y",), rng.normal(9, 2, (n, 1))) for n in pair) for pair in sizes]
+    found = rests(pairs)
+    assert len(found) == (len(pairs) if len(pairs) > 1 else 0)
+    for k, rest in enumerate(found):
+        others = pairs[:k] + pairs[k + 1 :]
+        for arm in (0, 1):
+            expected = merge((pair[arm] for pair in others), ("y",))
+            assert rest[arm].n == expected.n
+            np.testing.assert_allclose(rest[arm].mean, expected.mean, rtol=1e-12)
+            np.testing.assert_allclose(rest[arm].scatter, expected.scatter, rtol=1e-9)
+
+
+def test_each_of_three_slices_is_tested_against_the_other_two() -> None:
+    rng = np.random.default_rng(2)
+    samples = [[rng.normal(k * arm, 1, (60 + 10 * k, 1)) for arm in (0, 1)] for k in range(3)]
+    pairs = [tuple(Moments.of(("y",), sample) for sample in pair) for pair in samples]
+    compared, others = (
+        [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y")) for c, t in each]
+        for each in (pairs, rests(pairs))
+    )
+    found = against_rest(compared, others)
+    assert [each.n for each in found] == [120, 140, 160]
+    assert [each.n_rest for each in found] == [300, 280, 260]
+    rest = [np.vstack([samples[0][arm], samples[2][arm]]) for arm in (0, 1)]
+    arms = [*samples[1], *rest]
+    expected = arms[1].mean() - arms[0].mean() - (arms[3].mean() - arms[2].mean())
+    variance = sum(arm.var(ddof=1) / len(arm) for arm in arms)
+    assert found[1].difference == pytest.approx(expected)
+    assert found[1].std_error == pytest.approx(sqrt(variance))
+    assert found[1].pvalue == pytest.approx(2 * stats.norm.sf(abs(found[1].statistic)))
+    assert found[2].effect == compared[2].effect
+    assert found[2].effect_rest == others[2].effect
+
+
+def test_a_slice_without_a_standard_error_has_no_test_against_its_rest() -> None:
+    found = against_rest([effect(1, 1), effect(1, 0), effect(2, 1)], [effect(1, 1)] * 3)
+    assert [isnan(each.pvalue) for each in found] == [False, True, False]
+
+
+def test_one_slice_has_no_rest() -> None:
+    pair = Moments.empty(("y",)), Moments.empty(("y",))
+    assert rests([pair]) == rests([]) == against_rest([], []) == []
+
+
+def test_slices_and_rests_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 slices and 1 rests"):
+        against_rest([effect(1, 1)] * 2, [effect(1, 1)])
+
+
+RUNS = 20_000
+
+
+def simulated(rng: np.random.Generator, truth: FloatArray, n: int) -> list[list[Comparison]]:
+    """Experiments in slices with n normal units of variance 1 per arm and the effects given."""
+    drawn = rng.normal(truth, sqrt(2 / n), (RUNS, len(truth)))
+    errors = np.sqrt((rng.chisquare(n - 1, (2, *drawn.shape)) / (n - 1)).sum(axis=0) / n)
+    return [
+        [effect(*each, n) for each in zip(*run, strict=True)]
+        for run in zip(drawn.tolist(), errors.tolist(), strict=True)
+    ]
+
+
+def assert_level(pvalues: list[float], level: float = 0.05) -> None:
+    low, high = stats.binom.interval(0.999, RUNS, level)
+    assert low <= np.sum(np.array(pvalues) < 0.05) <= high
+
+
+def test_heterogeneity_rejects_one_effect_in_all_slices_at_its_level() -> None:
+    runs = simulated(np.random.default_rng(3), np.full(4, 0.3), 400)
+    assert_level([heterogeneity(run).pvalue for run in runs])
+
+
+def test_the_qualitative_test_is_at_its_level_where_one_effect_is_large_and_the_others_are_0() -> None:
+    runs = simulated(np.random.default_rng(4), np.array([9.0, 0, 0, 0]), 400)
+    assert_level([qualitative_interaction(run).pvalue for run in runs])
+
+
+def test_the_qualitative_test_is_below_its_level_where_all_effects_are_0() -> None:
+    runs = simulated(np.random.default_rng(5), np.zeros(4), 400)
+    rejected = np.mean([qualitative_interaction(run).pvalue < 0.05 for run in runs])
+    # min(Q+, Q-) of 4 normal variables is that large with a chance of 0.9 %.
+    h = np.arange(1, 4)
+    critical = 5.43  # of Gail and Simon's table
+    chance = sum(special.binom(4, k) / 16 * stats.chi2.sf(critical, k) * stats.chi2.sf(critical, 4 - k) for k in h)
+    assert rejected == pytest.approx(chance, abs=4 * sqrt(chance / RUNS))
