@@ -11,6 +11,7 @@ from mltrust.experiment.readout import readout
 from mltrust.report.figures import forest
 from mltrust.report.readout import markdown, metrics
 from mltrust.spark import experiments
+from mltrust.spark.units import EVERYONE
 from mltrust.verdicts import Exit, Verdict
 
 
@@ -26,10 +27,12 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
     with runtime.tracked("analyze_experiment", conf, as_of, lake, inputs) as tracked:
         mine = {"experiment_id": experiment.experiment_id}
         exposures, days = (lake.read(name, inputs[name], mine) for name in ("exposures", "unit_days"))
+        if experiment.pre_days is not None:
+            days = days.unionByName(lake.read("unit_days", inputs["unit_days"], {"experiment_id": EVERYONE}))
         states = experiments.states(
             exposures, days, experiment, as_of, max_cells=limits.max_cells, max_values=limits.max_values
         )
-        found = readout(states, experiment)
+        found = readout(states, experiment, as_of.date())
         where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
         for name, results in (("experiment_effects", found.effects), ("experiment_checks", found.checks)):
             rows = [row._asdict() | mine for row in results]

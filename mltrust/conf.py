@@ -159,7 +159,8 @@ class Settings:
 class Conf:
     """Everything a job was told: its settings, its subject and what the subject names.
 
-    `conf_hash` names what results depend on, `units_hash` what of it the unit tables depend on.
+    `conf_hash` names what results depend on, `units_hash` what of it the unit tables of the experiment depend on,
+    `columns_hash` what those of everyone do.
     """
 
     path: Path
@@ -171,6 +172,7 @@ class Conf:
     resolved: str
     conf_hash: str
     units_hash: str
+    columns_hash: str
     training_set: TrainingSet | None = None
 
     @property
@@ -230,6 +232,7 @@ def load(config: Path, env: str) -> Conf:
         resolved=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
         conf_hash=_hash(hashed),
         units_hash=_hash([shaping, attributes, resolved["metrics"]]),
+        columns_hash=_hash(resolved["metrics"]),
         training_set=training_set,
     )
 

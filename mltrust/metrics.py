@@ -82,8 +82,9 @@ BUILT_IN_COLUMNS = ("n_requests", "n_predictions")
 class Metric:
     """A quantity compared between variants; the observation is the unit.
 
-    `direction` is the wanted one. Without `window_days` a metric counts to as_of. `margin` is the harm that a
-    guardrail must exclude. `missing`: a unit without a value counts as zero, or is left out.
+    `direction` is the wanted one, `smallest_effect` the smallest one worth finding. Without `window_days` a metric
+    counts to as_of. `margin` is the harm that a guardrail must exclude. `missing`: a unit without a value counts as
+    zero, or is left out.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -97,6 +98,7 @@ class Metric:
     window_days: int | None = None
     missing: Literal["zero", "exclude"] = "zero"
     margin: Margin | None = None
+    smallest_effect: Margin | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

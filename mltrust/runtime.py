@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from mltrust.conf import Conf, Settings
 from mltrust.errors import ConfError, DataError, MltrustError, PlatformError
 from mltrust.io import tracking
 from mltrust.io.tables import Lakehouse, Versions
+from mltrust.spark.units import EVERYONE
 from mltrust.verdicts import Exit, Verdict
 
 log = logging.getLogger("mltrust")
@@ -177,16 +178,20 @@ def tracked(job: str, conf: Conf, as_of: datetime, lake: Lakehouse, inputs: Vers
 
 
 class Built(NamedTuple):
-    """What the unit tables of an experiment hold, as both of their commits say."""
+    """What the unit tables hold of an experiment, or of everyone, as their commits say.
+
+    The days from `since` on and before `as_of` are there; `units_hash` names the conf that shaped them.
+    """
 
     experiment_id: str
     as_of: datetime
     units_hash: str
     input_versions: Versions
+    since: date
     left_out: dict[str, int]
 
     def metadata(self) -> dict[str, object]:
-        return self._asdict() | {"as_of": self.as_of.isoformat()}
+        return self._asdict() | {"as_of": self.as_of.isoformat(), "since": self.since.isoformat()}
 
 
 def built(lake: Lakehouse, conf: Conf) -> Built | None:
@@ -198,8 +203,18 @@ def built(lake: Lakehouse, conf: Conf) -> Built | None:
     return _built(found[0])
 
 
+def built_past(lake: Lakehouse, conf: Conf) -> Built | None:
+    """The last build of everyone's days, None where there is none that reaches back far enough for the experiment."""
+    found = lake.metadata("unit_days", experiment_id=EVERYONE)
+    if not found or found["units_hash"] != conf.columns_hash:
+        return None
+    last = _built(found)
+    return last if last.since <= conf.the_experiment().past_since else None
+
+
 def _built(metadata: Mapping[str, Any]) -> Built:
-    return Built(**{**metadata, "as_of": datetime.fromisoformat(metadata["as_of"])})
+    times = {"as_of": datetime.fromisoformat(metadata["as_of"]), "since": date.fromisoformat(metadata["since"])}
+    return Built(**{**metadata, **times})
 
 
 def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
@@ -207,7 +222,8 @@ def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
 
     Raises DataError where they are missing, end before as_of, or were built by another conf.
     """
-    experiment_id = conf.the_experiment().experiment_id
+    experiment = conf.the_experiment()
+    experiment_id = experiment.experiment_id
     metadata = lake.metadata("unit_days", experiment_id=experiment_id)
     again = f"run build_units --config {conf.path} --as-of {as_of:%Y-%m-%dT%H:%MZ}"
     if not metadata:
@@ -219,6 +235,12 @@ def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
         raise DataError(f"unit_days of {experiment_id!r} ends at {last.as_of}, expected {as_of} or later; {again}")
     if last.units_hash != conf.units_hash:
         raise DataError(f"unit, phases, buckets, slices or metric columns changed since unit_days was built; {again}")
+    if experiment.pre_days is not None:
+        past = built_past(lake, conf)
+        if past is None or past.as_of < as_of:
+            raise DataError(
+                f"the past of units is not in unit_days from {experiment.past_since} to {as_of:%Y-%m-%d}; {again}"
+            )
     return {**lake.versions("exposures", "unit_days"), **last.input_versions}
 
 

@@ -9,7 +9,7 @@ MISSING = "(null)"
 OTHER = "(other)"
 _JOIN = " x "
 #: Names that the frame of units has for itself.
-RESERVED = ("variant", "phase", "unit_id", "exposure_day")
+RESERVED = ("variant", "phase", "crossed", "unit_id", "exposure_day")
 
 
 class Slice(NamedTuple):

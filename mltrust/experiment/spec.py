@@ -4,13 +4,37 @@ import difflib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import ClassVar, Literal
 
-from mltrust.metrics import Metric, MetricColumns, unknown_columns
+from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
+#: How long an experiment without a planned end is taken to last.
+_USUAL_DAYS = 28
+
 UnitKind = Literal["unit_id", "request", "bucket_id"]
+
+
+Inference = Literal["fixed", "always_valid", "group_sequential"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a ship waits for, beside its metrics: the planned end of a fixed horizon, and at least a whole week.
+
+    `power` is the chance with which an effect must have been found for its absence to be believed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    planned_end: bool = True
+    whole_weeks: bool = True
+    power: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < 1:
+            raise ValueError(f"power is {self.power}, expected a chance in (0, 1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +43,12 @@ class Experiment:
 
     `phases` maps the first UTC day of each allocation to the weights of the arms. `decision_set` names the
     metrics whose overall effects decide (default: goals and guardrails); failed checks always do.
+
+    With `pre_days` effects are adjusted by CUPED: the covariates of a metric are its own columns, and the metric
+    columns in `covariates`, summed over the unit's whole production traffic of that many days before its exposure
+    day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
+    `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
+    sequential tests are sharpest.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -32,6 +62,11 @@ class Experiment:
     buckets: dict[str, str] = field(default_factory=dict)
     slices: Slicing = field(default_factory=Slicing)
     planned_end: date | None = None
+    pre_days: int | None = None
+    covariates: tuple[str, ...] = ()
+    inference: Inference = "fixed"
+    horizon: int | None = None
+    rules: Rules = field(default_factory=Rules)
     alpha: float = 0.05
     srm_alpha: float = 0.001
     decision_set: tuple[str, ...] | None = None
@@ -62,6 +97,14 @@ class Experiment:
         for name, level in (("alpha", self.alpha), ("srm_alpha", self.srm_alpha)):
             if not 0 < level < 1:
                 raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon is {self.horizon} units, expected 1 or more")
+        if self.pre_days is not None and self.pre_days < 1:
+            raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
+        if self.pre_days is None and self.covariates:
+            raise ValueError("covariates without pre_days; say how many days before exposure they are summed over")
+        if self.pre_days is not None and self.unit not in (None, "unit_id"):
+            raise ValueError(f"pre_days: a {self.unit} has no past; only the unit unit_id has covariates")
         if not self.metrics:
             raise ValueError("metrics is empty")
         if twice := [name for name, n in Counter(metric.name for metric in self.metrics).items() if n > 1]:
@@ -73,6 +116,14 @@ class Experiment:
             deciding = tuple(each.name for each in self.metrics if each.role in ("goal", "guardrail"))
         if not deciding:
             raise ValueError("no metric decides; expected a goal, a guardrail or a decision_set")
+        if self.inference != "fixed":
+            if self.unit == "bucket_id":
+                raise ValueError(f"inference {self.inference}: the units are buckets, which all come at once")
+            if growing := [each.name for each in self.metrics if each.name in deciding and not each.window_days]:
+                raise ValueError(
+                    f"inference {self.inference}: {', '.join(growing)} decides and has no window_days; a value that "
+                    "still grows cannot be read at several looks"
+                )
         if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
             raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
 
@@ -90,6 +141,28 @@ class Experiment:
     @property
     def start(self) -> date:
         return min(self.phases)
+
+    @property
+    def past_since(self) -> date:
+        """The first day on which a unit's past may matter; the start without covariates."""
+        return self.start - timedelta(days=self.pre_days or 0)
+
+    def past_columns(self, metric: Metric) -> tuple[str, ...]:
+        """The metric columns whose sums before exposure adjust a metric; none without `pre_days`."""
+        if self.pre_days is None:
+            return ()
+        return tuple(dict.fromkeys((*metric.columns(), *self.covariates)))
+
+    def expected_units(self, n_first_day: int) -> float:
+        """Units of all arms at the planned end: the horizon of the conf, else as on the first day on every day."""
+        if self.horizon is not None:
+            return self.horizon
+        n_days = (self.planned_end - self.start).days if self.planned_end is not None else _USUAL_DAYS
+        return float(n_first_day * max(1, n_days))
+
+    def all_past_columns(self) -> tuple[str, ...]:
+        """`past_columns` of every metric."""
+        return tuple(dict.fromkeys(column for metric in self.metrics for column in self.past_columns(metric)))
 
     def comparable_phases(self, treatment: str) -> list[int]:
         """The phases (by date) in which both the treatment and the control had units to compare."""
@@ -115,17 +188,26 @@ class Experiment:
 
     def problems(self, columns: MetricColumns, attributes: Collection[str]) -> list[str]:
         """What does not fit the metric columns of the log, or the columns that a slice attribute can be."""
+        unknown_covariates = [name for name in self.covariates if name not in (*columns.names(), *BUILT_IN_COLUMNS)]
         near = {
             name: difflib.get_close_matches(column, attributes, 1) for name, column in self.slices.attributes.items()
         }
-        return [
-            f"slices.attributes.{name}: {column!r} is no column of log {self.log!r}"
-            + (f"; did you mean {near[name][0]!r}?" if near[name] else "")
-            for name, column in self.slices.attributes.items()
-            if column not in attributes
-        ] + [
-            f"metrics.{metric.name}: {', '.join(unknown)} is no metric column of log {self.log!r}; "
-            f"expected one of {', '.join(columns.names()) or '(none declared)'}"
-            for metric in self.metrics
-            if (unknown := unknown_columns(metric, columns.names()))
-        ]
+        return (
+            [
+                f"slices.attributes.{name}: {column!r} is no column of log {self.log!r}"
+                + (f"; did you mean {near[name][0]!r}?" if near[name] else "")
+                for name, column in self.slices.attributes.items()
+                if column not in attributes
+            ]
+            + [
+                f"metrics.{metric.name}: {', '.join(unknown)} is no metric column of log {self.log!r}; "
+                f"expected one of {', '.join(columns.names()) or '(none declared)'}"
+                for metric in self.metrics
+                if (unknown := unknown_columns(metric, columns.names()))
+            ]
+            + [
+                f"covariates: {name} is no metric column of log {self.log!r}; "
+                f"expected one of {', '.join((*columns.names(), *BUILT_IN_COLUMNS))}"
+                for name in unknown_covariates
+            ]
+        )

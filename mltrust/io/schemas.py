@@ -99,7 +99,8 @@ _EFFECTS = _result(
     mean_control DOUBLE, mean_treatment DOUBLE, effect DOUBLE, std_error DOUBLE, df DOUBLE, statistic DOUBLE,
     pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, ci_low DOUBLE, ci_high DOUBLE,
     rel_effect DOUBLE, rel_ci_low DOUBLE, rel_ci_high DOUBLE, non_inferiority_pvalue DOUBLE,
-    alpha DOUBLE NOT NULL, verdict STRING NOT NULL, reason STRING NOT NULL, decides BOOLEAN NOT NULL""",
+    alpha DOUBLE NOT NULL, verdict STRING NOT NULL, reason STRING NOT NULL, decides BOOLEAN NOT NULL,
+    mde DOUBLE, variance_reduction DOUBLE""",
     "experiment_id",
 )
 _CHECKS = _result(

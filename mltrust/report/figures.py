@@ -7,7 +7,7 @@ from math import isnan
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from mltrust.experiment.readout import Effect
+from mltrust.experiment.effects import Effect
 from mltrust.health import LogDay
 from mltrust.slices import Slice, n_attributes
 from mltrust.verdicts import Verdict

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from math import isnan
 
-from mltrust.experiment.checks import Check
-from mltrust.experiment.readout import Effect, Readout
+from mltrust.experiment.check import Check
+from mltrust.experiment.effects import Effect
+from mltrust.experiment.readout import Readout
 from mltrust.experiment.spec import Experiment
 from mltrust.slices import Slice
 from mltrust.verdicts import Verdict
@@ -16,17 +17,18 @@ _SHOWN, _REASONS = 15, 8
 def metrics(found: Readout) -> dict[str, float | None]:
     """Metrics of the run, overall ones first: `effect/<metric>/<slice>`, `pvalue/...` and `srm/<slice>`.
 
-    With several treatments their names stand between metric and slice.
+    With several treatments their names stand between metric and slice. Methods that do not lead are in the tables.
     """
     several = len({row.treatment for row in found.effects}) > 1
     named: dict[str, float | None] = {}
-    for row in sorted(found.effects, key=lambda each: not each.overall):
+    for row in sorted(_leading(found.effects), key=lambda each: not each.overall):
         where = str(Slice(row.slice_key, row.slice_value))
         name = f"{row.metric}/{row.treatment}/{where}" if several else f"{row.metric}/{where}"
         named[f"effect/{name}"] = row.effect
         if row.overall:
             named[f"pvalue/{name}"] = row.pvalue
-    srm = {f"srm/{Slice(row.slice_key, row.slice_value)}": row.pvalue for row in found.checks if row.check == "srm"}
+    tests = [row for row in found.checks if row.check == "srm" and row.method != "sequential"]
+    srm = {f"srm/{Slice(row.slice_key, row.slice_value)}": row.pvalue for row in tests}
     overall = [name for name in named if name.endswith("/overall")]
     return {name: named[name] for name in overall} | srm | named
 
@@ -42,8 +44,10 @@ def markdown(
         _checks([row for row in found.checks if row.slice_key == "" or row.verdict is not Verdict.PASS][:_SHOWN]),
         f"{_count(found.checks)} checks in all; see `experiment_checks`.",
         "### Overall effects",
-        _effects([row for row in found.effects if row.overall]),
+        _effects(leading := [row for row in _leading(found.effects) if row.overall]),
     ]
+    if others := [row for row in found.effects if row.overall and row not in leading]:
+        parts += ["### The same by other methods", _effects(others)]
     notable = [row for row in found.effects if not row.overall and row.verdict is Verdict.BREACH]
     if notable:
         parts += ["### Slices that lose", _effects(sorted(notable, key=lambda row: row.qvalue)[:_SHOWN])]
@@ -74,10 +78,19 @@ def _checks(rows: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
+def _leading(rows: Sequence[Effect]) -> list[Effect]:
+    """One row per metric, treatment and slice: by the method that leads, which comes first."""
+    first: dict[tuple[str, ...], Effect] = {}
+    for row in rows:
+        first.setdefault((row.metric, row.treatment, row.slice_key, row.slice_value), row)
+    return list(first.values())
+
+
 def _effects(rows: Sequence[Effect]) -> str:
     lines = [
-        "| metric | role | treatment | slice | control | treatment | effect [interval] | relative | q | verdict |",
-        "|---|---|---|---|--:|--:|--:|--:|--:|---|",
+        "| metric | role | treatment | slice | control | treatment | effect [interval] | relative | q | MDE | "
+        "method | verdict |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|---|---|",
     ]
     for row in rows:
         cells = (
@@ -90,6 +103,10 @@ def _effects(rows: Sequence[Effect]) -> str:
             f"{number(row.effect)} [{number(row.ci_low)}, {number(row.ci_high)}]",
             relative(row),
             number(row.qvalue),
+            number(row.mde),
+            row.method
+            if isnan(row.variance_reduction)
+            else f"{row.method} ({-row.variance_reduction:+.0%} variance)",
             str(row.verdict),
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -101,7 +118,7 @@ def relative(row: Effect) -> str:
     if isnan(row.rel_effect):
         return "undefined"
     if isnan(row.rel_ci_low):
-        return f"{row.rel_effect:+.1%} (unbounded)"
+        return f"{row.rel_effect:+.1%} (no bounded interval)"
     return f"{row.rel_effect:+.1%} [{row.rel_ci_low:+.1%}, {row.rel_ci_high:+.1%}]"
 
 

@@ -43,9 +43,11 @@ def _found(row: Planted, found: Found) -> str:
     if row.kind == "simpson":
         rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
     elif row.kind == "srm":
-        rows, where = found.checks, where | {"check": "srm", "slice_value": row.slice_value}
+        of_all = {"check": "srm", "method": "chi-square", "slice_value": row.slice_value}
+        rows, where = found.checks, where | of_all
     else:
-        rows, where = found.effects, where | {"metric": row.metric, "slice_value": row.slice_value}
+        rows = [each for each in found.effects if each["role"] != "diagnostic"]
+        where |= {"metric": row.metric, "slice_value": row.slice_value}
     verdicts = {str(each["verdict"]) for each in rows if where.items() <= each.items()}
     return " and ".join(sorted(verdicts)) or "nothing"
 

@@ -1,38 +1,46 @@
 """The states of an experiment from its unit tables."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from pyspark.sql import DataFrame
 
 from mltrust.experiment.cells import (
     ARM_KEYS,
+    DAY,
+    PAST,
     UNITS,
     ExperimentStates,
+    by_day,
     mature_block,
     metric_block,
     overall_of,
+    past_names,
+    slices_by_day,
     slices_of,
 )
 from mltrust.experiment.spec import Experiment
-from mltrust.spark.moments import Block, cardinality, cells
+from mltrust.metrics import Metric
+from mltrust.spark.moments import Block, CellSet, cardinality, cells
 from mltrust.spark.units import exposed_units, mature_column, unit_frame, value_column
 
 
-def blocks_of(experiment: Experiment) -> list[Block]:
-    """A block per metric, one per maturity window, and one that counts units."""
+def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
+    """A block per metric with its covariates, per maturity window, of all units' past, and of their number."""
+    past = past_names(experiment.all_past_columns())
     mature = {mature_block(metric): mature_column(metric) for metric in experiment.metrics}
-    return [
+    return (
         Block(UNITS),
+        *([Block(PAST, past, past)] if past else []),
         *(Block(name, where=flag) for name, flag in mature.items()),
-        *(
-            Block(
-                metric_block(metric),
-                tuple(value_column(metric, column) for column in metric.columns()),
-                metric.columns(),
-            )
-            for metric in experiment.metrics
-        ),
-    ]
+        *(_metric_block(metric, experiment) for metric in experiment.metrics),
+    )
+
+
+def _metric_block(metric: Metric, experiment: Experiment) -> Block:
+    past = past_names(experiment.past_columns(metric))
+    values = tuple(value_column(metric, column) for column in metric.columns())
+    return Block(metric_block(metric), (*values, *past), (*metric.columns(), *past))
 
 
 def states(
@@ -49,21 +57,35 @@ def states(
     units = exposed_units(exposures, experiment, as_of)
     size = cardinality(units, attributes, max_values)
     frame = unit_frame(units, days, experiment, as_of, size.kept)
-    declared, blocks = experiment.slices.declared(), blocks_of(experiment)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
-    together = [
-        f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()
-    ]
-    if n_cells <= max_cells:
-        [finest] = cells(frame, [(*ARM_KEYS, *attributes)], blocks)
-        return ExperimentStates(
-            overall_of(finest), {names: slices_of(finest, names) for names in declared}, "; ".join(together)
-        )
-    overall, *by_set = cells(frame, [(*ARM_KEYS, *names) for names in ((), *declared)], blocks)
+    notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
+    if n_cells > max_cells:
+        notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
+    reduced = _reduced(frame, experiment, attributes, finest=n_cells <= max_cells)
+    return replace(reduced, note="; ".join(notes))
+
+
+def _reduced(
+    frame: DataFrame, experiment: Experiment, attributes: tuple[str, ...], *, finest: bool
+) -> ExperimentStates:
+    """All states in one pass: by slices, by exposure day, and the counts of each attribute's slices by that day."""
+    declared, blocks = experiment.slices.declared(), blocks_of(experiment)
+    sliced = [attributes] if finest else [(), *declared]
+    of_days, *rest = cells(
+        frame,
+        [
+            CellSet((*ARM_KEYS, DAY), blocks),
+            *(CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes),
+            *(CellSet((*ARM_KEYS, *names), blocks) for names in sliced),
+        ],
+    )
+    counts, found = rest[: len(attributes)], rest[len(attributes) :]
+    by_set = found * len(declared) if finest else found[1:]
     return ExperimentStates(
-        overall_of(overall),
-        {names: slices_of(found, names) for names, found in zip(declared, by_set, strict=True)},
-        "; ".join(
-            [f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly", *together]
+        overall=overall_of(found[0]),
+        sets={names: slices_of(its, names) for names, its in zip(declared, by_set, strict=True)},
+        by_day=by_day(of_days),
+        counts_by_day=dict(
+            item for name, its in zip(attributes, counts, strict=True) for item in slices_by_day(its, name).items()
         ),
     )

@@ -19,10 +19,13 @@ from mltrust.spark.logs import kept
 
 
 class Earlier(NamedTuple):
-    """An earlier build: its as_of, its exposures, and the rows and outcomes of any date that arrived since."""
+    """An earlier build: its as_of, its exposures, and the rows and outcomes of any date that arrived since.
+
+    A build of `everyone` has no exposures: every unit counts from its first row on.
+    """
 
     as_of: datetime
-    exposures: DataFrame
+    exposures: DataFrame | None
     rows: DataFrame
     outcomes: DataFrame
 
@@ -63,7 +66,12 @@ def new_rows(rows: DataFrame, earlier: Earlier) -> DataFrame:
 
 @contextmanager
 def changed(
-    rows: DataFrame, outcomes: DataFrame, exposed: DataFrame, earlier: Earlier, experiment: Experiment, reach: date
+    rows: DataFrame,
+    outcomes: DataFrame,
+    exposed: DataFrame | None,
+    earlier: Earlier,
+    experiment: Experiment,
+    reach: date,
 ) -> Iterator[Changed]:
     """What changed until `reach`, given all rows and outcomes of the log and the exposures in all of them.
 
@@ -71,11 +79,11 @@ def changed(
     """
     late_rows = earlier.rows.where(F.col("event_date") < F.lit(earlier.first_new_day))
     late_days = _days(late_rows)
-    parts = [_of_late_rows(late_rows, exposed, experiment), _of_moved(exposed, earlier)] if late_days else []
+    parts = [*_of_late_rows(late_rows, exposed, earlier, experiment)] if late_days else []
     touched = _touched_outcomes(outcomes, late_rows, late_days, earlier)
     if touched is not None:
         parts += [*_of_outcomes(touched, rows, experiment)]
-    nothing = exposed.select(F.col("unit_id").alias("unit"), F.to_date("first_exposure").alias("day")).limit(0)
+    nothing = rows.select(F.col("unit_id").alias("unit"), F.col("event_date").alias("day")).limit(0)
     with kept(reduce(DataFrame.unionByName, parts, nothing).distinct()) as pairs:
         again = _days(pairs, "day") if parts else []
         n_new = (reach - earlier.first_new_day).days
@@ -88,14 +96,20 @@ def _days(rows: DataFrame, day: str = "event_date") -> list[date]:
     return [] if found is None else list(found["days"])
 
 
-def _of_late_rows(late_rows: DataFrame, exposed: DataFrame, experiment: Experiment) -> DataFrame:
+def _of_late_rows(
+    late_rows: DataFrame, exposed: DataFrame | None, earlier: Earlier, experiment: Experiment
+) -> Iterator[DataFrame]:
     late = units.unit_rows(late_rows, experiment).select("unit", F.col("event_date").alias("day"))
-    return late.join(exposed.select(F.col("unit_id").alias("unit")), "unit", "left_semi")
+    if exposed is None or earlier.exposures is None:
+        yield late.where(F.col("unit").isNotNull())
+        return
+    yield late.join(exposed.select(F.col("unit_id").alias("unit")), "unit", "left_semi")
+    yield _of_moved(exposed, earlier, earlier.exposures)
 
 
-def _of_moved(exposed: DataFrame, earlier: Earlier) -> DataFrame:
+def _of_moved(exposed: DataFrame, earlier: Earlier, exposures: DataFrame) -> DataFrame:
     """Every day since their first exposure, for units that are first exposed on a day that was built already."""
-    before = earlier.exposures.select("unit_id", F.col("first_exposure").alias("known"))
+    before = exposures.select("unit_id", F.col("first_exposure").alias("known"))
     last_day = earlier.first_new_day - timedelta(days=1)
     moved = exposed.join(before, "unit_id", "left").where(
         (F.col("known").isNull() | (F.col("first_exposure") < F.col("known")))

@@ -52,17 +52,25 @@ class Cell(NamedTuple):
     states: dict[str, Moments]
 
 
+class CellSet(NamedTuple):
+    """Key columns by which units are cut into cells, and the blocks that each cell keeps."""
+
+    keys: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+
 CellKey = tuple[int, tuple[str, ...]]
 States = dict[CellKey, list[Moments]]
 
 
-def cells(frame: DataFrame, sets: Sequence[tuple[str, ...]], blocks: Sequence[Block]) -> list[list[Cell]]:
-    """For each set of key columns the cells that occur, sorted, with a state per block; one Spark job.
+def cells(frame: DataFrame, sets: Sequence[CellSet]) -> list[list[Cell]]:
+    """For each set the cells that occur, sorted, with a state per block; one Spark job.
 
     Key columns must not be null. The merge order is that of the partitions, so that the same partitioning
     gives the same bits.
     """
-    keys = tuple(dict.fromkeys(name for names in sets for name in names))
+    keys = tuple(dict.fromkeys(name for each in sets for name in each.keys))
+    blocks = dict.fromkeys(block for each in sets for block in each.blocks)
     sources = tuple(dict.fromkeys(source for block in blocks for source in (*block.sources, *_flags(block))))
     needed = frame.select(
         *(F.col(name).cast("string").alias(name) for name in keys),
@@ -70,14 +78,15 @@ def cells(frame: DataFrame, sets: Sequence[tuple[str, ...]], blocks: Sequence[Bl
         F.spark_partition_id().cast("bigint").alias("part"),
     )
     # Positions, not names: names of sources hold characters that are no identifiers.
-    partial = needed.mapInArrow(_reducer(keys, sources, tuple(sets), tuple(blocks)), _PARTIAL)
-    merged = partial.repartition("in_set", "cell").mapInArrow(_merger(tuple(blocks)), _PARTIAL)
+    partial = needed.mapInArrow(_reducer(keys, sources, tuple(sets)), _PARTIAL)
+    merged = partial.repartition("in_set", "cell").mapInArrow(_merger(tuple(sets)), _PARTIAL)
     found: list[list[Cell]] = [[] for _ in sets]
     for row in sorted(merged.collect(), key=lambda row: (row["in_set"], row["cell"])):
-        states = unpack([block.columns for block in blocks], row["n"], row["packed"])
-        values = dict(zip(sets[row["in_set"]], row["cell"], strict=True))
+        own = sets[row["in_set"]]
+        states = unpack([block.columns for block in own.blocks], row["n"], row["packed"])
+        values = dict(zip(own.keys, row["cell"], strict=True))
         found[row["in_set"]].append(
-            Cell(values, {block.name: state for block, state in zip(blocks, states, strict=True)})
+            Cell(values, {block.name: state for block, state in zip(own.blocks, states, strict=True)})
         )
     return found
 
@@ -89,8 +98,7 @@ def _flags(block: Block) -> tuple[str, ...]:
 def _reducer(
     keys: tuple[str, ...],
     sources: tuple[str, ...],
-    sets: tuple[tuple[str, ...], ...],
-    blocks: tuple[Block, ...],
+    sets: tuple[CellSet, ...],
 ) -> ArrowMap:
     def reduce(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total: States = {}
@@ -99,9 +107,9 @@ def _reducer(
             part = chunk["part"][0].as_py()
             values = {name: chunk[name].to_numpy(zero_copy_only=False) for name in sources}
             codes = {name: chunk[name].combine_chunks().dictionary_encode() for name in keys}
-            for at, names in enumerate(sets):
-                labels, code = _group([codes[name] for name in names], chunk.num_rows)
-                _add(total, at, labels, [_states(block, values, code, len(labels)) for block in blocks])
+            for at, each in enumerate(sets):
+                labels, code = _group([codes[name] for name in each.keys], chunk.num_rows)
+                _add(total, at, labels, [_states(block, values, code, len(labels)) for block in each.blocks])
         yield _to_batch(total, part)
 
     return reduce
@@ -160,14 +168,14 @@ def _add(total: States, at: int, labels: Sequence[tuple[str, ...]], by_block: Se
         total[at, label] = list(states) if known is None else [a + b for a, b in zip(known, states, strict=True)]
 
 
-def _merger(blocks: tuple[Block, ...]) -> ArrowMap:
-    columns = [block.columns for block in blocks]
+def _merger(sets: tuple[CellSet, ...]) -> ArrowMap:
+    columns = [[block.columns for block in each.blocks] for each in sets]
 
     def merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total: States = {}
         rows = [row for batch in batches for row in batch.to_pylist()]
         for row in sorted(rows, key=lambda row: row["part"]):
-            states = unpack(columns, row["n"], row["packed"])
+            states = unpack(columns[row["in_set"]], row["n"], row["packed"])
             _add(total, row["in_set"], [tuple(row["cell"])], [[state] for state in states])
         yield _to_batch(total, 0)
 

@@ -1,6 +1,7 @@
 """From log rows to units: exposures, unit_days, and the one frame of units that a readout reduces."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, datetime
 from functools import reduce
 
@@ -8,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.errors import ConfError
+from mltrust.experiment.cells import CROSSED, NO_PAST, past_column
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric, MetricColumns
 from mltrust.slices import MISSING, OTHER
@@ -133,8 +135,20 @@ def _as_map(slices: Column, names: list[str]) -> Column:
     return F.create_map(*(part for name in names for part in (F.lit(name), slices[name])))
 
 
-def counted(rows: DataFrame, exposed: DataFrame, experiment: Experiment) -> DataFrame:
-    """Production rows that count: of exposed units, any model, from the first exposure on."""
+#: The experiment_id of unit_days that hold the whole production traffic of every unit, exposed or not.
+EVERYONE = "(all)"
+
+
+def everyone(experiment: Experiment, since: date) -> Experiment:
+    """The log's whole traffic since a day as an experiment: what the past of its units is built by."""
+    weights = next(iter(experiment.phases.values()))
+    return replace(experiment, experiment_id=EVERYONE, unit="unit_id", phases={since: weights})
+
+
+def counted(rows: DataFrame, exposed: DataFrame | None, experiment: Experiment) -> DataFrame:
+    """Production rows that count: of exposed units, any model, from the first exposure on; of `everyone` all."""
+    if exposed is None:
+        return unit_rows(rows, experiment).where(F.col("unit").isNotNull())
     first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
     joined = unit_rows(rows, experiment).join(first, "unit")
     return joined.where(F.col("event_time") >= F.col("first_exposure"))
@@ -200,23 +214,22 @@ def follows() -> Column:
 
 
 def counted_outcomes(
-    outcomes: DataFrame, resolved_outcomes: DataFrame, exposed: DataFrame, experiment: Experiment
+    outcomes: DataFrame, resolved_outcomes: DataFrame, exposed: DataFrame | None, experiment: Experiment
 ) -> DataFrame:
     """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
 
-    Outcomes keyed by unit count only where the unit is unit_id.
+    Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count.
     """
+    unit_keyed = outcomes.where(F.col("request_id").isNull()).withColumnRenamed("unit_id", "unit")
+    if exposed is None:
+        own = unit_keyed.where(F.col("unit").isNotNull()).select("unit", *_OUTCOME)
+        return resolved_outcomes.select("unit", *_OUTCOME).unionByName(own)
     first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
     counts = resolved_outcomes.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
     by_request = counts.select("unit", *_OUTCOME)
     if experiment.unit != "unit_id":
         return by_request
-    by_unit = (
-        outcomes.where(F.col("request_id").isNull())
-        .withColumnRenamed("unit_id", "unit")
-        .join(first, "unit")
-        .where(F.col("event_time") >= F.col("first_exposure"))
-    )
+    by_unit = unit_keyed.join(first, "unit").where(F.col("event_time") >= F.col("first_exposure"))
     return by_request.unionByName(by_unit.select("unit", *_OUTCOME))
 
 
@@ -280,9 +293,16 @@ def exposed_units(exposures: DataFrame, experiment: Experiment, as_of: datetime)
         "variant",
         F.to_date("first_exposure").alias("exposure_day"),
         _phase(experiment).alias("phase"),
+        F.when(_variants_before(as_of.date()) > 1, CROSSED).otherwise("no").alias("crossed"),
         *(F.col("slice_values")[name].alias(name) for name in experiment.slices.attributes),
     )
     return _with_silent_buckets(before, experiment)
+
+
+def _variants_before(day: date) -> Column:
+    """In how many variants a unit was seen before a day."""
+    seen = F.filter("days", lambda each: each["day"] < F.lit(day))
+    return F.size(F.array_distinct(F.transform(seen, lambda each: each["variant"])))
 
 
 def unit_frame(
@@ -295,9 +315,15 @@ def unit_frame(
     """`units` with flags of maturity and the value of every metric column; a slice value not kept is `(other)`.
 
     A value is null where the unit's window is not over, and where it is missing and the metric excludes that.
+    `days` are the experiment's rows of unit_days and, where it has covariates, those of everyone.
     """
     sums = {_sum_name(metric, column): _window_sum(metric, column) for metric, column in _columns(experiment)}
+    sums |= {past_column(column): _past_sum(column, experiment) for column in experiment.all_past_columns()}
     before = days.where(F.col("day") < F.lit(as_of.date()))
+    if experiment.pre_days is not None:
+        of_past = (F.col("day") >= F.lit(experiment.past_since)) & (F.col("experiment_id") == EVERYONE)
+        before = before.where((F.col("experiment_id") != EVERYONE) | of_past)
+        sums[NO_PAST] = F.count_if(_in_past(experiment)) == 0
     per_unit = before.join(units.select("unit_id", "exposure_day"), "unit_id").groupBy("unit_id")
     return (
         units.join(per_unit.agg(*(each.alias(name) for name, each in sums.items())), "unit_id", "left")
@@ -305,9 +331,24 @@ def unit_frame(
         .withColumns({mature_column(metric): _is_mature(metric, as_of.date()) for metric in experiment.metrics})
         .withColumns(
             {value_column(metric, column): _value(metric, column) for metric, column in _columns(experiment)}
+            | {name: F.coalesce(name, F.lit(0.0)) for name in map(past_column, experiment.all_past_columns())}
+            | ({} if experiment.pre_days is None else {NO_PAST: F.coalesce(NO_PAST, F.lit(True))})
         )
-        .drop(*sums, "unit_id", "exposure_day")
+        .drop(*_sum_names(experiment), "unit_id")
     )
+
+
+def _in_past(experiment: Experiment) -> Column:
+    age = F.datediff("day", "exposure_day")
+    return (F.col("experiment_id") == EVERYONE) & (age < 0) & (age >= -(experiment.pre_days or 0))
+
+
+def _past_sum(column: str, experiment: Experiment) -> Column:
+    return F.sum(F.when(_in_past(experiment), F.col(column))).cast("double")
+
+
+def _sum_names(experiment: Experiment) -> list[str]:
+    return [_sum_name(metric, column) for metric, column in _columns(experiment)]
 
 
 def _columns(experiment: Experiment) -> list[tuple[Metric, str]]:
@@ -315,8 +356,10 @@ def _columns(experiment: Experiment) -> list[tuple[Metric, str]]:
 
 
 def _window_sum(metric: Metric, column: str) -> Column:
-    age = F.datediff("day", "exposure_day")
-    return F.sum(F.col(column) if metric.window_days is None else F.when(age < metric.window_days, F.col(column)))
+    counts = F.col("experiment_id") != EVERYONE
+    if metric.window_days is not None:
+        counts &= F.datediff("day", "exposure_day") < metric.window_days
+    return F.sum(F.when(counts, F.col(column)))
 
 
 def _sum_name(metric: Metric, column: str) -> str:
@@ -356,7 +399,7 @@ def _with_silent_buckets(units: DataFrame, experiment: Experiment) -> DataFrame:
     spark = units.sparkSession
     declared = spark.createDataFrame(list(experiment.buckets.items()), "unit_id STRING, variant STRING")
     silent = declared.join(units.select("unit_id"), "unit_id", "left_anti").withColumns(
-        {"exposure_day": F.lit(experiment.start), "phase": F.lit(0)}
+        {"exposure_day": F.lit(experiment.start), "phase": F.lit(0), "crossed": F.lit("no")}
         | {name: F.lit(MISSING) for name in experiment.slices.attributes}
     )
     return units.unionByName(silent)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import special
 
+from mltrust.stats.independence import independence
 from mltrust.stats.means import Arm
 from mltrust.stats.post_stratification import post_stratified, terms
 
@@ -74,14 +75,9 @@ def pooled_gap(pairs: Sequence[tuple[Arm, Arm]]) -> Gap:
 
 
 def _mix_pvalue(pairs: Sequence[tuple[Arm, Arm]]) -> float:
-    """Pearson's chi-square test that slice and arm are independent; 1 for one slice, nan without an arm."""
-    counts = np.array([(control.n, treatment.n) for control, treatment in pairs], dtype=np.float64)
-    counts = counts[counts.sum(axis=1) > 0]
-    n = counts.sum()
-    if not counts.sum(axis=0).all():
-        return nan
-    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / n
-    return float(special.chdtrc(max(len(counts) - 1, 1), ((counts - expected) ** 2 / expected).sum()))
+    """Pearson's test that slice and arm are independent; 1 for one slice, nan without an arm."""
+    counts = np.array([(control.n, treatment.n) for control, treatment in pairs])
+    return independence(counts).pvalue if counts.sum(axis=0).all() else nan
 
 
 def _excess(arms: Sequence[Arm], n: Sequence[int]) -> list[float]:

@@ -18,7 +18,7 @@ from mltrust.contract import Contract
 from mltrust.formats import avro, protobuf
 from mltrust.formats.files import WireReader
 from mltrust.record import RecordReader
-from mltrust.spark.moments import Block, cells
+from mltrust.spark.moments import Block, CellSet, cells
 from tests.bench.client import client
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def reducing(n: int, n_metrics: int) -> None:
         frame.write.parquet(path)
         units = spark.read.parquet(path)
         blocks = [Block(f"{a} {b}", (a, b), (a, b)) for a, b in pairs]
-        ours = seconds(lambda: cells(units, [("cell",)], blocks))
+        ours = seconds(lambda: cells(units, [CellSet(("cell",), tuple(blocks))]))
         report(
             f"moments of {n_metrics} ratio metrics, 200 cells",
             ours,
@@ -88,7 +88,7 @@ def reducing(n: int, n_metrics: int) -> None:
             "built-in covar_pop",
             n,
         )
-        one_by_one = seconds(lambda: [cells(units, [("cell",)], [block]) for block in blocks])
+        one_by_one = seconds(lambda: [cells(units, [CellSet(("cell",), (block,))]) for block in blocks])
         report("the same", ours, one_by_one, "metric by metric", n)
 
 

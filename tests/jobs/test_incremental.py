@@ -4,16 +4,18 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from pyspark.sql import Row, SparkSession
 
-from jobs import build_units
+from jobs import analyze_experiment, build_units
 from mltrust import conf
 from mltrust.conf import Conf
 from mltrust.contract import Feature
+from mltrust.errors import DataError
+from mltrust.verdicts import Exit
 from tests.conftest import ROOT, CountFiles
 from tests.jobs.test_ingest import Log
 from tests.unit.test_record import v02
@@ -32,7 +34,7 @@ def records(number: int, ids: Sequence[int]) -> list[bytes]:
             unit_id=f"u{at}",
             event_time=f"2026-10-{number:02}T0{at % 10}:00:00Z",
             experiments=[{"experiment_id": "ranker_v2", "variant": arms[at % 2]}],
-            latency_ms=at + number / 7,
+            latency_ms=at + at * number % 7 / 7,
         )
         for at in ids
     )
@@ -80,7 +82,7 @@ class Experiment(Log):
         self.conf, self.experiment = (replace(each, contract=newer) for each in (self.conf, self.experiment))
 
     def tables(self) -> dict[str, list[Row]]:
-        ordered = {"exposures": ["unit_id"], "unit_days": ["unit_id", "day"]}
+        ordered = {"exposures": ["unit_id"], "unit_days": ["experiment_id", "unit_id", "day"]}
         return {name: self.lake.read(name).orderBy(*key).collect() for name, key in ordered.items()}
 
 
@@ -151,6 +153,31 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
         10.1,
         2.1,
     )
+
+
+def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -> None:
+    shipped = grown.experiment.the_experiment()
+    spec = replace(shipped, phases={date(2026, 10, 7): {"control": 1.0, "treatment": 1.0}}, pre_days=2)
+    grown.experiment = replace(grown.experiment, experiment=spec, units_hash="of another start")
+    with pytest.raises(DataError, match="run build_units"):
+        analyze_experiment.run(grown.spark, grown.experiment, day(8))
+    grown.build(day(8))
+    known = {(row["experiment_id"], row["unit_id"], row["day"].day): row for row in grown.tables()["unit_days"]}
+    assert {key[2] for key in known if key[0] == "(all)"} == {5, 6, 7}
+    assert known["(all)", "u3", 6]["revenue"] == 3.1
+    assert {key[2] for key in known if key[0] == "ranker_v2"} == {7}
+    assert analyze_experiment.run(grown.spark, grown.experiment, day(8)) == Exit.INCONCLUSIVE
+    found = grown.lake.read("experiment_effects").where("slice_key = ''").collect()
+    assert {row["method"] for row in found if row["metric"] == "latency"} == {"cuped", "welch"}
+    # The latency of these units is nearly their number, on every day.
+    [led] = [row for row in found if (row["metric"], row["method"]) == ("latency", "cuped")]
+    assert 0.9 < led["variance_reduction"] < 1
+    biased = grown.lake.read("experiment_checks").where("`check` = 'pre-exposure bias'").collect()
+    assert {row["metric"] for row in biased} > {"past latency_ms", "no past"}
+    earlier = replace(spec, pre_days=3)
+    grown.experiment = replace(grown.experiment, experiment=earlier)
+    with pytest.raises(DataError, match="past of units is not in unit_days from 2026-10-04"):
+        analyze_experiment.run(grown.spark, grown.experiment, day(8))
 
 
 def test_after_rows_were_removed_everything_is_built_again(grown: Experiment) -> None:

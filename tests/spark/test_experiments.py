@@ -53,8 +53,12 @@ def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ite
         F.when(F.xxhash64("id") % 2 == 0, "c").otherwise("t").alias("variant"),
         F.lit(datetime(2026, 10, 5, 9, tzinfo=UTC)).alias("first_exposure"),
         F.create_map(*values).alias("slice_values"),
+        F.array(*(F.struct(F.lit(date(2026, 10, 5)).alias("day"), F.lit(arm).alias("variant")) for arm in "c")).alias(
+            "days"
+        ),
     ).write.parquet(f"{folder}/exposures")
     spark.range(N_UNITS * 5).select(
+        F.when(F.col("id") < N_UNITS, "(all)").otherwise("e").alias("experiment_id"),
         (F.col("id") % N_UNITS).cast("string").alias("unit_id"),
         F.date_add(F.lit(date(2026, 10, 5)), (F.col("id") / N_UNITS).cast("int")).alias("day"),
         *(((F.xxhash64("id", F.lit(at)) % 7) * 1.5).alias(f"c{at}") for at in range(N_METRICS)),
@@ -76,6 +80,10 @@ def test_jobs_do_not_grow_with_metrics_and_slices(tables: Tables, count_jobs: Co
         states = read(tables)
     assert len(states.sets) == 3
     assert wide.n == narrow.n
+    with count_jobs() as with_past:
+        states = read(tables, replace(EXPERIMENT, pre_days=3, covariates=("c0",)))
+    assert "past c4" in states.overall.moments(METRICS[4], "c").columns
+    assert with_past.n == narrow.n
     with count_jobs() as one_by_one:
         for metric in METRICS[:3]:
             read(tables, replace(EXPERIMENT, metrics=(metric,)))
@@ -119,7 +127,9 @@ def test_the_declared_sets_reduced_directly_are_those_added_up_from_the_finest_c
 
 def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
     states = read(tables)
-    sums = tables.days.where("day < '2026-10-08'").groupBy("unit_id").agg(F.sum("c4").alias("y"))
+    sums = (
+        tables.days.where("experiment_id = 'e' AND day < '2026-10-08'").groupBy("unit_id").agg(F.sum("c4").alias("y"))
+    )
     expected = tables.exposures.join(sums, "unit_id").groupBy("variant").agg(F.avg("y"), F.var_samp("y")).collect()
     assert METRICS[4].window_days == 3
     for variant, mean, variance in expected:

@@ -149,6 +149,22 @@ def random_outcome(rng: random.Random) -> Values:
     )
 
 
+def build_past(lake: MemoryLake, conf: Conf, before: Built | None, as_of: datetime) -> Built:
+    inputs = lake.versions()
+    if before is None:
+        return building.build_past(lake, conf, as_of, inputs)  # type: ignore[arg-type]
+    earlier = building.earlier_build(lake, before, inputs)  # type: ignore[arg-type]
+    assert earlier is not None
+    reach = max(as_of, before.as_of)
+    return building.build_changed_past(lake, conf, reach, inputs, before, earlier)[0]  # type: ignore[arg-type]
+
+
+def assert_same_past(changed: MemoryLake, full: MemoryLake) -> None:
+    for lake in (changed, full):
+        lake.built["exposures"] = lake.built["unit_days"].limit(0)  # everyone has none
+    assert_same(changed, full)
+
+
 def assert_increments_give_the_full_build(spark: SparkSession, shipped: Conf, seed: int) -> None:
     """Rows and outcomes of five days arrive in any order, twice, late and corrected, between builds."""
     rng = random.Random(seed)
@@ -169,6 +185,27 @@ def assert_increments_give_the_full_build(spark: SparkSession, shipped: Conf, se
         assert before.left_out == expected.left_out
 
 
+def assert_increments_give_the_full_past(spark: SparkSession, shipped: Conf, seed: int) -> None:
+    """As above, of everyone's days from the fourth on; some rows and outcomes lie before."""
+    rng = random.Random(seed)
+    conf = of(shipped, replace(EXPERIMENT, pre_days=1))
+    lake, before = MemoryLake(spark), None
+    rows, outcomes = [random_row(rng) for _ in range(40)], [random_outcome(rng) for _ in range(30)]
+    for as_of in (7, 6, 10):
+        lake.insert("inference_log", rng.sample(rows, len(rows) // 3))
+        lake.insert("outcomes", rng.sample(outcomes, len(outcomes) // 2))
+        before = build_past(lake, conf, before, at(as_of, 0))
+        full = MemoryLake(spark)
+        full.arrivals = lake.arrivals
+        build_past(full, conf, None, before.as_of)
+        assert_same_past(lake, full)
+        assert {day.day for _, day in lake.unit_days()} <= set(range(4, before.as_of.day))
+
+
+def test_increments_give_the_full_past_in_any_order_of_arrival(spark: SparkSession, shipped: Conf) -> None:
+    assert_increments_give_the_full_past(spark, shipped, seed=1)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_increments_give_the_full_build_in_any_order_of_arrival(
     spark: SparkSession, shipped: Conf, seed: int
@@ -180,6 +217,7 @@ def test_increments_give_the_full_build_in_any_order_of_arrival(
 def test_increments_give_the_full_build_in_many_orders_of_arrival(spark: SparkSession, shipped: Conf) -> None:
     for seed in range(100, 120):
         assert_increments_give_the_full_build(spark, shipped, seed)
+        assert_increments_give_the_full_past(spark, shipped, seed)
 
 
 class Grown:

@@ -8,16 +8,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mltrust.spark.codec import pack, unpack
-from mltrust.spark.moments import Block, Cell, cardinality, cells
+from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
 from mltrust.states.moments import Moments
 from tests.conftest import CountJobs
 
-BLOCKS = [
+BLOCKS = (
     Block("units"),
     Block("over 30", where="flag"),
     Block("one", ("a|7d",), ("a",)),
     Block("pair", ("a|7d", "b|7d"), ("a", "b")),
-]
+)
 
 
 def sample(n: int, *, offset: float = 0.0, seed: int = 3) -> dict[str, list[object]]:
@@ -64,8 +64,8 @@ def same(found: Moments, expected: Moments, offset: float = 0.0) -> None:
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_spark_states_equal_numpy_states(spark: SparkSession, offset: float) -> None:
     columns = sample(2000, offset=offset)
-    blocks = [*BLOCKS, Block("constant", ("constant",), ("constant",))]
-    [found] = cells(frame(spark, columns), [("arm", "device")], blocks)
+    blocks = (*BLOCKS, Block("constant", ("constant",), ("constant",)))
+    [found] = cells(frame(spark, columns), [CellSet(("arm", "device"), blocks)])
     assert len(found) == 7
     for cell in found:
         for block in blocks:
@@ -87,7 +87,7 @@ def bits(found: list[Cell]) -> list[tuple[object, ...]]:
 def test_the_same_partitioning_gives_the_same_bits_and_another_the_same_to_1e12(spark: SparkSession) -> None:
     columns = sample(3000)
     [first], [again], [other] = (
-        cells(frame(spark, columns, partitions), [("arm",)], BLOCKS) for partitions in (4, 4, 7)
+        cells(frame(spark, columns, partitions), [CellSet(("arm",), BLOCKS)]) for partitions in (4, 4, 7)
     )
     assert bits(first) == bits(again)
     for one, another in zip(first, other, strict=True):
@@ -101,19 +101,20 @@ def test_several_sets_are_reduced_in_one_pass_as_they_are_one_by_one(
     spark: SparkSession, count_jobs: CountJobs
 ) -> None:
     columns = sample(1000)
-    sets = [("arm",), ("arm", "device"), ()]
+    sets = [CellSet(("arm",), BLOCKS), CellSet(("arm", "device"), BLOCKS[:1]), CellSet((), BLOCKS)]
     with count_jobs() as together:
-        found = cells(frame(spark, columns), sets, BLOCKS)
+        found = cells(frame(spark, columns), sets)
     with count_jobs() as one:
-        [alone] = cells(frame(spark, columns), [("arm",)], BLOCKS)
+        [alone] = cells(frame(spark, columns), [CellSet(("arm",), BLOCKS)])
     assert together.n == one.n
     assert bits(found[0]) == bits(alone)
+    assert {tuple(cell.states) for cell in found[1]} == {(BLOCKS[0].name,)}
     same(found[2][0].states["pair"], by_numpy(columns, BLOCKS[3]))
 
 
 def test_no_rows_give_no_cells(spark: SparkSession) -> None:
     empty = frame(spark, sample(10)).where("arm = 'nobody'")
-    assert cells(empty, [("arm",), ()], BLOCKS) == [[], []]
+    assert cells(empty, [CellSet(("arm",), BLOCKS), CellSet((), BLOCKS)]) == [[], []]
 
 
 def test_jobs_do_not_grow_with_metrics_and_attributes(spark: SparkSession, count_jobs: CountJobs) -> None:
@@ -125,14 +126,14 @@ def test_jobs_do_not_grow_with_metrics_and_attributes(spark: SparkSession, count
     )
     blocks = [Block(name, (name,), (name,)) for name in names]
     with count_jobs() as one:
-        cells(wide, [tuple(attributes[:1])], blocks[:1])
+        cells(wide, [CellSet(tuple(attributes[:1]), tuple(blocks[:1]))])
     with count_jobs() as all_of_them:
-        [found] = cells(wide, [tuple(attributes)], blocks)
+        [found] = cells(wide, [CellSet(tuple(attributes), tuple(blocks))])
     assert len(found) == 64
     assert all_of_them.n == one.n
     with count_jobs() as one_by_one:
         for block in blocks[:5]:
-            cells(wide, [tuple(attributes)], [block])
+            cells(wide, [CellSet(tuple(attributes), (block,))])
     assert one_by_one.n == 5 * one.n  # what the count above would be, were metrics reduced one by one
 
 

@@ -324,6 +324,48 @@ def test_values_that_are_not_kept_become_other(windowed: Built) -> None:
     assert sorted(each["device"] for each in kept) == ["(other)", "(other)", "ios"]
 
 
+def test_covariates_are_the_whole_traffic_of_the_days_before_exposure(spark: SparkSession) -> None:
+    rows = [
+        row(at(2), "r0", "a", latency=1.0),  # too long before
+        row(at(3), "r1", "a", latency=2.0, carries="other", version="2"),
+        row(at(4, 23), "r2", "a", latency=4.0),
+        row(at(5, 9), "r3", "a", latency=8.0, carries="other"),  # before the exposure, on its day
+        row(at(5, 10), "r4", "a", latency=16.0, variant="c"),
+        row(at(5, 10), "r5", "b", latency=32.0, variant="t"),
+        row(at(4), "r6", "b", latency=None, traffic="shadow"),
+    ]
+    outcomes = [
+        outcome(at(4), "1", "sale", 5.0, request="r0"),
+        outcome(at(3), "2", "sale", 3.0, unit="a"),
+        outcome(at(6), "3", "sale", 7.0, unit="a"),
+    ]
+    experiment = replace(EXPERIMENT, pre_days=2, covariates=("latency",))
+    built = Built(spark, rows, outcomes, experiment)
+    everyone = units.everyone(experiment, date(2026, 10, 1))
+    production, told = units.production(frame(spark, rows, LOG), AS_OF), frame(spark, outcomes, OUTCOMES)
+    current = units.current_outcomes(told, units.corrected(told), AS_OF)
+    counting = units.counted_outcomes(current, units.resolved(current, production, everyone), None, everyone)
+    past = units.unit_days(units.counted(production, None, everyone), counting, everyone, COLUMNS)
+    built.days = built.days.unionByName(past)
+    found = {each["variant"]: each for each in built.frame().collect()}
+    assert (found["c"]["past latency"], found["c"]["past money"], found["c"]["no past"]) == (6.0, 8.0, False)
+    assert (found["t"]["past latency"], found["t"]["past money"], found["t"]["no past"]) == (0.0, 0.0, True)
+    assert found["c"][value_column(SPEED, "latency")] == 16.0
+
+
+def test_a_unit_seen_in_two_variants_before_as_of_is_crossed(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c"),
+        row(at(7), "r2", "a", variant="t"),
+        row(at(5), "r3", "b", variant="t"),
+        row(at(6), "r4", "b", variant="t"),
+    ]
+    built = Built(spark, rows)
+    assert {each["variant"]: each["crossed"] for each in built.frame().collect()} == {"c": "yes", "t": "no"}
+    built.as_of = at(7, 0)
+    assert {each["crossed"] for each in built.frame().collect()} == {"no"}
+
+
 def test_the_phase_is_that_of_the_first_exposure(spark: SparkSession) -> None:
     phases = {date(2026, 10, 5): {"c": 9.0, "t": 1.0}, date(2026, 10, 7): {"c": 1.0, "t": 1.0}}
     rows = [

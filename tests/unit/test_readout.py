@@ -18,8 +18,10 @@ from mltrust.experiment.cells import (
     overall_of,
     slices_of,
 )
-from mltrust.experiment.checks import Check, checks
-from mltrust.experiment.readout import Effect, Readout, readout
+from mltrust.experiment.check import Check
+from mltrust.experiment.checks import checks
+from mltrust.experiment.effects import Effect
+from mltrust.experiment.readout import Readout, readout
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.slices import Slicing
@@ -31,6 +33,7 @@ CLICKED = Metric("clicked", "proportion", "clicks", role="goal")
 SPENT = Metric("spent", "mean", "revenue")
 WAITED = Metric("waited", "mean", "latency", role="guardrail", direction="decrease", margin=Margin(relative=0.05))
 PER_VISIT = Metric("per_visit", "ratio", "clicks", denominator="visits")
+AS_OF = date(2026, 10, 26)
 EVEN = {date(2026, 10, 5): {"control": 1.0, "treatment": 1.0}}
 
 
@@ -81,7 +84,7 @@ def states(
                     sample = sample > 0
                 blocks[metric_block(metric)] = Moments.of(metric.columns(), sample)
                 blocks[mature_block(metric)] = Moments.of((), np.empty((group.n - first, 0)))
-            values = dict(zip(ARM_KEYS, (arm, str(group.phase)), strict=True)) | {"device": group.device}
+            values = dict(zip(ARM_KEYS, (arm, str(group.phase), "no"), strict=True)) | {"device": group.device}
             cells.append((values, blocks))
     sets = {names: slices_of(cells, names) for names in spec.slices.declared()}
     return ExperimentStates(overall_of(cells), sets)
@@ -89,7 +92,7 @@ def states(
 
 def read(arms: dict[str, Sequence[Units]], **changes: object) -> Readout:
     spec = experiment(**changes)
-    return readout(states(spec, arms), spec)
+    return readout(states(spec, arms), spec, AS_OF)
 
 
 def effect(found: Readout, metric: str, slice_value: str = "") -> Effect:
@@ -196,7 +199,7 @@ def test_immature_and_missing_units_are_counted_and_left_out() -> None:
     windowed = Metric("clicked", "proportion", "clicks", role="goal", window_days=7)
     spec = experiment(metrics=(windowed, SPENT))
     arms = {"control": [Units(500)], "treatment": [Units(600)]}
-    found = readout(states(spec, arms, immature=40, missing=7), spec)
+    found = readout(states(spec, arms, immature=40, missing=7), spec, AS_OF)
     rows = {row.metric: row for row in found.effects if row.overall}
     clicked, spent = rows["clicked"], rows["spent"]
     assert (clicked.n_control, clicked.n_treatment, clicked.n_immature, clicked.n_missing) == (453, 553, 80, 14)

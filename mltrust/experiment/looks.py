@@ -1,0 +1,47 @@
+"""The looks of a sequential analysis: states that grow with the days of first exposure, recomputed at every run."""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from itertools import accumulate
+from operator import add
+from typing import NamedTuple
+
+from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import Metric
+
+_WEEK = timedelta(days=7)
+
+
+class Looks(NamedTuple):
+    """All units first exposed up to each day, by that day, and how many are expected in the end."""
+
+    upto: dict[date, SliceStates]
+    horizon: float
+
+    def every_day(self) -> list[SliceStates]:
+        return list(self.upto.values())
+
+    def every_week(self, metric: Metric, start: date, as_of: date) -> list[SliceStates]:
+        """Weeks of exposures whose windows are all over before as_of; a week without new units is no look."""
+        found: list[SliceStates] = []
+        for end in _ends(start, as_of - timedelta(days=metric.window_days or 0)):
+            seen = [states for day, states in self.upto.items() if day < end]
+            if seen and (not found or found[-1] is not seen[-1]):
+                found.append(seen[-1])
+        return found
+
+
+def looks(states: ExperimentStates, experiment: Experiment) -> Looks:
+    """The looks of an experiment; without any units none."""
+    upto = dict(zip(states.by_day, accumulate(states.by_day.values(), add), strict=True))
+    first = next(iter(states.by_day.values()), None)
+    n_first = sum(first.count(UNITS, arm) for arm in experiment.arms) if first is not None else 0
+    return Looks(upto, experiment.expected_units(n_first))
+
+
+def _ends(start: date, last: date) -> Iterator[date]:
+    end = start + _WEEK
+    while end <= last:
+        yield end
+        end += _WEEK

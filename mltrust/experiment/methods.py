@@ -1,0 +1,187 @@
+"""How a treatment is held against its control: as it is, adjusted by the past, or at every look so far."""
+
+from collections.abc import Callable, Sequence
+from math import inf, nan
+from typing import NamedTuple
+
+from mltrust.experiment.cells import NO_PAST, SliceStates, past_column
+from mltrust.experiment.spec import Experiment
+from mltrust.metrics import KINDS, Metric
+from mltrust.states.moments import Moments
+from mltrust.stats.cuped import Quantity, cuped
+from mltrust.stats.means import Arm, Comparison, fieller, one_sided_pvalue, welch
+from mltrust.stats.post_stratification import join_small, post_stratified
+from mltrust.stats.sequential import (
+    Look,
+    always_valid,
+    best_rho,
+    confidence_sequence,
+    counts_as_look,
+    group_sequential,
+    group_sequential_pvalue,
+)
+
+Pair = tuple[Arm, Arm]
+ToArms = Callable[[Moments, Moments], Pair]
+
+
+class Compared(NamedTuple):
+    """A comparison over (control, treatment) `pairs`, one, or one per allocation phase.
+
+    `from_margin` compares the treatment with the control made worse by the metric's margin. `half_width` is that of
+    the interval, `non_inferiority` the one-sided p-value that a loss of the margin is excluded.
+    """
+
+    comparison: Comparison
+    pairs: tuple[Pair, ...]
+    from_margin: Comparison | None
+    non_inferiority: float
+    half_width: float
+
+
+def plain(metric: Metric) -> ToArms:
+    """The arms of a metric as they are."""
+    to_arm = KINDS[metric.kind].arm
+    return lambda control, treatment: (to_arm(control, metric), to_arm(treatment, metric))
+
+
+def adjusted(metric: Metric, experiment: Experiment) -> ToArms:
+    """The arms of a metric moved by CUPED to the past of both together."""
+    quantity = Quantity(metric.numerator, metric.denominator)
+    past = [Quantity(*(past_column(column) for column in metric.columns()))]
+    past += [Quantity(past_column(name)) for name in experiment.covariates if name not in metric.columns()]
+    covariates = [*past, Quantity(NO_PAST)]
+
+    def arms(control: Moments, treatment: Moments) -> Pair:
+        if not (control.n and treatment.n):
+            return plain(metric)(control, treatment)
+        found = cuped(control=control, treatment=treatment, metric=quantity, covariates=covariates)
+        return found.control, found.treatment
+
+    return arms
+
+
+def fixed(
+    states: SliceStates, experiment: Experiment, metric: Metric, treatment: str, *, by_past: bool = False
+) -> Compared:
+    """The test of what there is, within allocation phases where the ratio of the arms changed.
+
+    Phases in which one of them had no weight have nothing to compare with, and are left out.
+    """
+    to_arms = adjusted(metric, experiment) if by_past else plain(metric)
+    names, alpha = (experiment.control, treatment), experiment.alpha
+    phases, df = experiment.comparable_phases(treatment), None
+    whole, treated = (states.moments(metric, arm, phases) for arm in names)
+    pairs = [to_arms(whole, treated)]
+    if experiment.unit == "bucket_id":
+        df = max(1.0, whole.n + treated.n - 2)
+        comparison = welch(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha, df=df)
+    elif experiment.ratio_changes(treatment):
+        by_phase = [tuple(states.moments(metric, arm, (at,)) for arm in names) for at in phases]
+        pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in by_phase]).pairs]
+        comparison = post_stratified(pairs, alpha=alpha)
+    else:
+        compare = welch if by_past else KINDS[metric.kind].compare
+        comparison = compare(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha)
+    if by_past:
+        comparison = comparison._replace(method="cuped" if len(pairs) == 1 else "cuped, post-stratified")
+    shifted = _from_margin(metric, pairs, df)
+    excluded = nan if shifted is None else one_sided_pvalue(shifted, increase=metric.direction == "increase")
+    half_width = (comparison.ci_high - comparison.ci_low) / 2
+    return Compared(comparison, tuple(pairs), shifted, excluded, half_width)
+
+
+def _from_margin(metric: Metric, pairs: Sequence[Pair], df: float | None) -> Comparison | None:
+    if metric.margin is None:
+        return None
+    good = metric.direction == "increase"
+    worse = [(metric.margin.limit(control, increase_is_good=good), treated) for control, treated in pairs]
+    return post_stratified(worse, df=df)
+
+
+def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
+    """What holds at all looks so far whenever one stops: the smallest p-value, the intervals' intersection.
+
+    The looks are cumulative and in order of time. The margin is excluded by the same kind of test, on the looks at
+    which the treatment was better than that.
+    """
+    alpha, now = experiment.alpha, looks[-1]
+    counts = [_counts(metric, each.comparison) for each in looks]
+    held = confidence_sequence(
+        [_look(each.comparison, counts=told) for each, told in zip(looks, counts, strict=True)],
+        alpha=alpha,
+        horizon=horizon,
+    )[-1]
+    rho = best_rho(alpha=alpha, horizon=horizon)
+    half_width = always_valid(_look(now.comparison), alpha=alpha, rho=rho).half_width
+    excluded = nan
+    if metric.margin is not None:
+        shifted = [each.from_margin for each in looks if each.from_margin is not None]
+        good = 1 if metric.direction == "increase" else -1
+        told = [read and each.effect * good > 0 for each, read in zip(shifted, counts, strict=True)]
+        of_margin = [_look(each, counts=read) for each, read in zip(shifted, told, strict=True)]
+        smallest = confidence_sequence(of_margin, alpha=alpha, horizon=horizon)[-1].pvalue
+        excluded = smallest if any(told) or not any(counts) else 1.0
+    comparison = _renamed(now, "always-valid", half_width)._replace(
+        pvalue=held.pvalue, ci_low=held.ci_low, ci_high=held.ci_high
+    )
+    return now._replace(comparison=comparison, non_inferiority=excluded, half_width=half_width)
+
+
+def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
+    """The group-sequential test at planned looks so far, by O'Brien-Fleming spending up to `horizon` units."""
+    now, alpha = looks[-1], experiment.alpha
+    information = [(each.comparison.n_control + each.comparison.n_treatment) / horizon for each in looks]
+    statistics = [each.comparison.effect / each.comparison.std_error for each in looks]
+    bound = group_sequential(statistics, information, alpha=alpha)[-1].bound
+    half_width = bound * now.comparison.std_error if bound < inf else nan
+    comparison = _renamed(now, "group-sequential", half_width)
+    good = 1 if metric.direction == "increase" else -1
+    # Looks on the bad side of the margin exclude nothing; both sides' bounds make the test of one a little careful.
+    of_margin = [max(0.0, good * each.from_margin.statistic) for each in looks if each.from_margin is not None]
+    return now._replace(
+        comparison=comparison._replace(
+            statistic=statistics[-1], pvalue=group_sequential_pvalue(statistics, information)
+        ),
+        non_inferiority=group_sequential_pvalue(of_margin, information) if of_margin else nan,
+        half_width=half_width,
+    )
+
+
+def _counts(metric: Metric, compared: Comparison) -> bool:
+    """Whether there are enough units, and of a share enough of both kinds, for the effect to be normal."""
+    n = {"n_control": compared.n_control, "n_treatment": compared.n_treatment}
+    if KINDS[metric.kind].unit_value != "any" or not all(n.values()):
+        return counts_as_look(**n)
+    events = compared.n_control * compared.mean_control + compared.n_treatment * compared.mean_treatment
+    return counts_as_look(**n, share=min(1.0, max(0.0, events / sum(n.values()))))
+
+
+def _look(compared: Comparison, *, counts: bool = True) -> Look:
+    n = compared.n_control + compared.n_treatment
+    return Look(compared.effect, compared.std_error, n, counts and compared.std_error > 0)
+
+
+def _renamed(now: Compared, method: str, half_width: float) -> Comparison:
+    """The last look's comparison under another method: its interval and that of the relative effect."""
+    compared, rel = now.comparison, (nan, nan)
+    if len(now.pairs) == 1:
+        variance = now.pairs[0][0].mean_variance
+        found = fieller(
+            effect=compared.effect,
+            effect_variance=compared.std_error**2,
+            mean=compared.mean_control,
+            mean_variance=variance,
+            critical=half_width / compared.std_error,
+        )
+        rel = (found.low, found.high)
+    return compared._replace(
+        method=method,
+        df=nan,
+        statistic=nan,
+        pvalue=nan,
+        ci_low=compared.effect - half_width,
+        ci_high=compared.effect + half_width,
+        rel_ci_low=rel[0],
+        rel_ci_high=rel[1],
+    )
