@@ -9,7 +9,7 @@ from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.states.moments import Moments
 from mltrust.stats.cuped import Quantity, cuped
-from mltrust.stats.means import Arm, Comparison, fieller, one_sided_pvalue, welch
+from mltrust.stats.means import Arm, Comparison, fieller, normal_score, one_sided_pvalue, welch
 from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.stats.sequential import (
     Look,
@@ -132,13 +132,16 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
     """The group-sequential test at planned looks so far, by O'Brien-Fleming spending up to `horizon` units."""
     now, alpha = looks[-1], experiment.alpha
     information = [(each.comparison.n_control + each.comparison.n_treatment) / horizon for each in looks]
-    statistics = [each.comparison.effect / each.comparison.std_error for each in looks]
+    statistics = [
+        normal_score(each.comparison.effect / each.comparison.std_error, each.comparison.df) for each in looks
+    ]
     bound = group_sequential(statistics, information, alpha=alpha)[-1].bound
     half_width = bound * now.comparison.std_error if bound < inf else nan
     comparison = _renamed(now, "group-sequential", half_width)
     good = 1 if metric.direction == "increase" else -1
     # Looks on the bad side of the margin exclude nothing; both sides' bounds make the test of one a little careful.
-    of_margin = [max(0.0, good * each.from_margin.statistic) for each in looks if each.from_margin is not None]
+    shifted = [each.from_margin for each in looks if each.from_margin is not None]
+    of_margin = [max(0.0, good * normal_score(each.statistic, each.df)) for each in shifted]
     return now._replace(
         comparison=comparison._replace(
             statistic=statistics[-1], pvalue=group_sequential_pvalue(statistics, information)

@@ -14,6 +14,8 @@ from scipy import special
 
 from mltrust.states.moments import Moments
 
+_SMALLEST_TAIL = 1e-300
+
 
 class Arm(NamedTuple):
     """One arm of an experiment: n units, their mean, and the variance of one unit (nan if undefined)."""
@@ -177,6 +179,22 @@ def non_inferiority(
 def one_sided_pvalue(test: Comparison, *, increase: bool) -> float:
     """The p-value of a t test against no increase of the mean, or against no decrease."""
     return float(special.stdtr(test.df, -test.statistic if increase else test.statistic))
+
+
+def normal_score(statistic: float, df: float) -> float:
+    """The z with the p-value that `statistic` has on the t law of df; the statistic itself where df is nan (normal).
+
+    What tests of several z are given: with 10 treated units at the first of five looks and 50 at the last,
+    group-sequential bounds of t statistics are crossed in 5.9 % of experiments without an effect, of these in 5.2 %.
+
+    References
+    ----------
+    Jennison, C. and Turnbull, B. W. (2000). Group sequential methods with applications to clinical trials, 3.3.
+    Chapman & Hall.
+    """
+    tail = float(special.stdtr(df, -abs(statistic)))
+    # Where the tail is no float any more, no bound is near.
+    return copysign(-float(special.ndtri(tail)), statistic) if tail > _SMALLEST_TAIL else statistic
 
 
 def fieller(

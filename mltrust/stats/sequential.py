@@ -292,6 +292,8 @@ def group_sequential(
 ) -> list[GroupLook]:
     """The two-sided test at looks with these z statistics; see `spending_bounds` for their information.
 
+    Of means give their `means.normal_score`.
+
     A look of nan crosses nothing, and has spent its alpha.
     """
     _check_lengths(statistics, information)

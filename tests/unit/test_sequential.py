@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mltrust.states.moments import FloatArray
+from mltrust.stats.means import normal_score
 from mltrust.stats.sequential import (
     Look,
     PhaseLooks,
@@ -565,6 +566,32 @@ def test_a_crossed_bound_stays_crossed_and_nan_crosses_nothing() -> None:
     assert looks[-1].nominal_alpha == pytest.approx(2 * stats.norm.sf(looks[-1].bound), rel=REL)
     assert not any(look.has_crossed for look in group_sequential([nan] * 5, FIVE_LOOKS, alpha=0.05))
     assert group_sequential([], [], alpha=0.05) == []
+
+
+@given(st.floats(-30, 30), st.floats(1, 1e6))
+def test_a_normal_score_has_the_pvalue_of_the_t_statistic(statistic: float, df: float) -> None:
+    z = normal_score(statistic, df)
+    assert stats.norm.logsf(abs(z)) == pytest.approx(stats.t.logsf(abs(statistic), df), rel=1e-6)
+    assert z * statistic >= 0
+    assert abs(z) <= abs(statistic) * (1 + 1e-6) + 1e-12
+
+
+def test_a_statistic_that_is_normal_or_beyond_all_bounds_is_its_own_score() -> None:
+    assert normal_score(-2.5, nan) == -2.5
+    assert normal_score(500.0, 1e9) == 500.0
+    assert isnan(normal_score(nan, 10.0))
+
+
+def test_five_looks_at_few_normal_units_reject_at_their_level() -> None:
+    control, treatment = (Drawn.normal(np.random.default_rng(seed), n) for seed, n in ((8, 9), (9, 3)))
+    looks = [11, 23, 35, 47, 59]  # of 60 days, on which 9 and 3 units come
+    variance = [arm.mean_variance[:, looks] for arm in (control, treatment)]
+    z = (treatment.mean - control.mean)[:, looks] / np.sqrt(sum(variance))
+    df = sum(variance) ** 2 / (
+        variance[0] ** 2 / (control.n[looks] - 1) + variance[1] ** 2 / (treatment.n[looks] - 1)
+    )
+    bounds = np.array(spending_bounds(FIVE_LOOKS, alpha=0.05))
+    assert_share((np.abs(np.vectorize(normal_score)(z, df)) >= bounds).any(axis=1).tolist(), 0.05)
 
 
 @settings(deadline=None, max_examples=25)
