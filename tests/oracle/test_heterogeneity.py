@@ -1,6 +1,7 @@
 """Effects that differ between slices, against published values and statsmodels."""
 
 from functools import reduce
+from math import inf
 from operator import add
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_kidney_stones_of_both_sizes_favour_one_treatment() -> None:
 def test_critical_values_are_those_tabled_by_gail_and_simon(n_slices: int, critical: float) -> None:
     """min(Q+, Q-) at the level 0.05, which two decimals tell to 3e-4."""
     units = [(10.0, 1.0), *[(-((critical / (n_slices - 1)) ** 0.5), 1.0)] * (n_slices - 1)]
-    effects = [welch(control=Arm(100, 0.0, 0.0), treatment=Arm(100, size, 100 * var)) for size, var in units]
+    arms = [(Arm(100, 0.0, 0.0), Arm(100, size, 100 * var)) for size, var in units]
+    effects = [welch(control=c, treatment=t, df=inf) for c, t in arms]  # their effects are normal
     found = qualitative_interaction(effects)
     assert found.statistic == close(critical)
     assert found.pvalue == close(0.05, rel=0, abs=3e-4)
@@ -77,12 +79,12 @@ def test_a_slice_against_its_rest_is_the_interaction_of_a_regression_of_statsmod
         for _, each in table.groupby("segment")
     ]
     own, others = (
-        [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y")) for c, t in each]
+        [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y"), df=inf) for c, t in each]
         for each in (pairs, rests(pairs))
     )
     for segment, found in enumerate(against_rest(own, others)):
         table["inside"] = (table["segment"] == segment).astype(int)
-        fit = smf.ols("y ~ variant * inside", table).fit(cov_type="HC2")  # a variance per cell
+        fit = smf.ols("y ~ variant * inside", table).fit(cov_type="HC2")  # a variance per cell, a normal law
         name = "variant:inside"
         assert (found.difference, found.std_error) == close((fit.params[name], fit.bse[name]))
         assert (found.statistic, found.pvalue) == close((fit.tvalues[name], fit.pvalues[name]), rel=1e-8)

@@ -1,21 +1,22 @@
-from math import isnan, nan, sqrt
+from math import inf, isnan, nan, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from statsmodels.stats.oneway import anova_oneway
 
 from mltrust.states.moments import FloatArray, Moments, merge
 from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, rests
-from mltrust.stats.means import Arm, Comparison, mean_arm, welch
+from mltrust.stats.means import Arm, Comparison, mean_arm, satterthwaite, welch
 
 REL = 1e-9
 
 
-def effect(size: float, std_error: float, n: int = 100) -> Comparison:
-    """A comparison with the effect and standard error given, of n units per arm."""
-    return welch(control=Arm(n, 0.0, 0.0), treatment=Arm(n, size, n * std_error**2))
+def effect(size: float, std_error: float, n: int = 100, df: float = inf) -> Comparison:
+    """A comparison with the effect and standard error given, of n units per arm; normal unless df is given."""
+    return welch(control=Arm(n, 0.0, 0.0), treatment=Arm(n, size, n * std_error**2), df=df)
 
 
 EFFECTS = st.lists(st.builds(effect, st.floats(-10, 10), st.floats(0.01, 10)), min_size=2, max_size=8)
@@ -121,7 +122,9 @@ def test_each_of_three_slices_is_tested_against_the_other_two() -> None:
     variance = sum(arm.var(ddof=1) / len(arm) for arm in arms)
     assert found[1].difference == pytest.approx(expected)
     assert found[1].std_error == pytest.approx(sqrt(variance))
-    assert found[1].pvalue == pytest.approx(2 * stats.norm.sf(abs(found[1].statistic)))
+    df = satterthwaite([Arm(len(arm), 0.0, float(arm.var(ddof=1))) for arm in arms])
+    assert found[1].df == pytest.approx(df)
+    assert found[1].pvalue == pytest.approx(2 * stats.t.sf(abs(found[1].statistic), df))
     assert found[2].effect == compared[2].effect
     assert found[2].effect_rest == others[2].effect
 
@@ -141,6 +144,37 @@ def test_slices_and_rests_that_do_not_match_are_refused() -> None:
         against_rest([effect(1, 1)] * 2, [effect(1, 1)])
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-10, 10), st.floats(0.1, 10), st.floats(3, 1000)), min_size=2, max_size=2))
+def test_two_slices_are_on_the_t_law_against_their_rest_and_against_each_other(
+    slices: list[tuple[float, float, float]],
+) -> None:
+    a, b = (effect(size, std_error, df=df) for size, std_error, df in slices)
+    (test,) = against_rest([a, b], [b, a])
+    expected = satterthwaite([Arm(df + 1, 0.0, (df + 1) * std_error**2) for _, std_error, df in slices])
+    assert test.df == pytest.approx(expected, rel=REL)
+    assert test.pvalue == pytest.approx(2 * stats.t.sf(abs(test.statistic), test.df), rel=REL)
+    q = heterogeneity([a, b])
+    assert (q.pvalue, q.df_error) == pytest.approx((test.pvalue, test.df), rel=1e-6)
+
+
+@pytest.mark.parametrize("K", [2, 3, 6])
+def test_heterogeneity_of_group_means_is_the_analysis_of_variance_of_welch(K: int) -> None:
+    rng = np.random.default_rng(K)
+    groups = [rng.normal(0.3 * at, 1 + at, 5 + 3 * at) for at in range(K)]
+    found = heterogeneity([effect(float(y.mean()), float(stats.sem(y)), df=len(y) - 1) for y in groups])
+    expected = anova_oneway(groups, use_var="unequal", welch_correction=True)
+    assert (found.pvalue, found.df_error) == pytest.approx((expected.pvalue, expected.df_denom), rel=REL)
+
+
+def test_standard_errors_of_many_units_are_as_good_as_known() -> None:
+    many, known = ([effect(0.1 * at, 0.1, df=df) for at in range(4)] for df in (1e9, inf))
+    for test in (heterogeneity, qualitative_interaction):
+        assert test(many).pvalue == pytest.approx(test(known).pvalue, rel=1e-6)
+    assert isnan(heterogeneity(known).df_error)
+    assert isnan(against_rest(known[:2], known[1::-1])[0].df)
+
+
 RUNS = 20_000
 
 
@@ -149,7 +183,7 @@ def simulated(rng: np.random.Generator, truth: FloatArray, n: int) -> list[list[
     drawn = rng.normal(truth, sqrt(2 / n), (RUNS, len(truth)))
     errors = np.sqrt((rng.chisquare(n - 1, (2, *drawn.shape)) / (n - 1)).sum(axis=0) / n)
     return [
-        [effect(*each, n) for each in zip(*run, strict=True)]
+        [effect(*each, n, df=2 * (n - 1)) for each in zip(*run, strict=True)]
         for run in zip(drawn.tolist(), errors.tolist(), strict=True)
     ]
 
@@ -159,8 +193,9 @@ def assert_level(pvalues: list[float], level: float = 0.05) -> None:
     assert low <= np.sum(np.array(pvalues) < 0.05) <= high
 
 
-def test_heterogeneity_rejects_one_effect_in_all_slices_at_its_level() -> None:
-    runs = simulated(np.random.default_rng(3), np.full(4, 0.3), 400)
+@pytest.mark.parametrize("n", [10, 400])
+def test_heterogeneity_rejects_one_effect_in_all_slices_at_its_level(n: int) -> None:
+    runs = simulated(np.random.default_rng(3), np.full(4, 0.3), n)
     assert_level([heterogeneity(run).pvalue for run in runs])
 
 
