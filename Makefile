@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= ignore::DeprecationWarning
 PYTEST := PYTHONWARNINGS= $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit test-slow test-all check format bench ui dist clean java
+.PHONY: help env demo test test-unit test-slow test-all check format bench calibrate ui dist clean java
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -56,6 +56,9 @@ format: $(READY) ## Formats the code
 
 bench: java $(READY) ## Benchmarks, side by side in one run
 	$(BIN)/python -m tests.bench
+
+calibrate: $(READY) ## How often every test errs, by simulation, into docs/calibration.md (up to 2 hours)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.calibration $(OPTIONS)
 
 ui: $(READY) ## The MLflow UI on what the demo left
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///.lakehouse/mlflow.db --host 127.0.0.1 --workers 1
