@@ -1,19 +1,24 @@
 """Rejection rates of the tests in simulated experiments where nothing is to be found."""
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mltrust.states.moments import FloatArray, Moments
-from mltrust.stats.means import Arm, Margin, non_inferiority, proportion, welch
+from mltrust.states.moments import FloatArray
+from mltrust.stats.means import Arm, Margin, non_inferiority, welch
 from mltrust.stats.post_stratification import post_stratified
-from mltrust.stats.ratios import ratio_arm
 from mltrust.stats.srm import srm
+from tests.calibration.bands import coverage_band, judge, rate_band
+from tests.calibration.grid import REGISTRY, Calibration, Piece, Tally
+from tests.calibration.jobs import all_jobs, simulate
+from tests.calibration.known import reason
+from tests.calibration.page import Results, broken, page
+from tests.calibration.ship import SCENARIOS, Scenario, simulate_ship
 
 RUNS = 20_000
+SHORT = 1_000
 
 
 def assert_level(pvalues: Iterable[float], level: float = 0.05) -> None:
@@ -33,57 +38,9 @@ def normal_arms(rng: np.random.Generator, n: int, mean: float, sd: float) -> Ite
     return (Arm(n, *each) for each in zip(means.tolist(), variances.tolist(), strict=True))
 
 
-def lognormal_arms(rng: np.random.Generator, n: int) -> Iterator[Arm]:
-    for _ in range(RUNS // 1000):
-        sample = np.exp(rng.standard_normal((1000, n)))
-        yield from (
-            Arm(n, *each)
-            for each in zip(sample.mean(axis=1).tolist(), sample.var(axis=1, ddof=1).tolist(), strict=True)
-        )
-
-
-def ratio_arms(rng: np.random.Generator, n: int) -> Iterator[Arm]:
-    """Arms of clicks per view of n units with 1 to 8 views, of which some have many views and a low rate."""
-    cells = np.array([(clicks, views) for views in range(1, 9) for clicks in range(views + 1)], dtype=np.float64)
-    clicks, views = cells.T
-    light = stats.poisson.pmf(views - 1, 0.5) * stats.binom.pmf(clicks, views, 0.4)
-    heavy = stats.poisson.pmf(views - 1, 3.0) * stats.binom.pmf(clicks, views, 0.15)
-    counts = rng.multinomial(n, (light + heavy) / (light + heavy).sum(), RUNS).astype(np.float64)
-    means = counts @ cells / n
-    products = counts @ (cells[:, :, None] * cells[:, None, :]).reshape(-1, 4)
-    scatters = products.reshape(-1, 2, 2) - n * means[:, :, None] * means[:, None, :]
-    columns = ("clicks", "views")
-    return (ratio_arm(Moments(columns, n, *each), *columns) for each in zip(means, scatters, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("control", "treatment"),
-    [((50, 1.0), (50, 1.0)), ((50, 1.0), (20, 3.0))],
-    ids=["equal", "smaller and more variable treatment"],
-)
-def test_welch_rejects_normal_means_at_its_level(control: tuple[int, float], treatment: tuple[int, float]) -> None:
+def test_welch_rejects_a_smaller_and_more_variable_treatment_at_its_level() -> None:
     rng = np.random.default_rng(1)
-    arms = [normal_arms(rng, n, 10.0, sd) for n, sd in (control, treatment)]
-    assert_level(welch(control=c, treatment=t).pvalue for c, t in zip(*arms, strict=True))
-
-
-def test_welch_rejects_lognormal_means_at_its_level() -> None:
-    rng = np.random.default_rng(2)
-    arms = [lognormal_arms(rng, 500) for _ in range(2)]
-    assert_level(welch(control=c, treatment=t).pvalue for c, t in zip(*arms, strict=True))
-
-
-@pytest.mark.parametrize("n", [(2000, 2000), (2000, 1000)])
-def test_proportion_rejects_at_its_level(n: tuple[int, int]) -> None:
-    rng = np.random.default_rng(3)
-    arms = [[Arm(n_arm, x / n_arm, 0.0) for x in rng.binomial(n_arm, 0.05, RUNS).tolist()] for n_arm in n]
-    pvalue = cache(lambda control, treatment: proportion(control=control, treatment=treatment).pvalue)
-    assert_level(map(pvalue, *arms))
-
-
-def test_ratios_of_correlated_counts_reject_at_their_level() -> None:
-    rng = np.random.default_rng(4)
-    arms = [ratio_arms(rng, 500) for _ in range(2)]
+    arms = normal_arms(rng, 50, 10.0, 1.0), normal_arms(rng, 20, 10.0, 3.0)
     assert_level(welch(control=c, treatment=t).pvalue for c, t in zip(*arms, strict=True))
 
 
@@ -107,12 +64,10 @@ def test_non_inferiority_passes_a_treatment_exactly_at_its_margin_at_its_level(
     )
 
 
-@pytest.mark.parametrize("weights", [(1, 1), (9, 1), (50, 30, 15, 5)])
-def test_srm_rejects_a_fair_split_at_its_level(weights: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(6)
+def test_srm_of_four_arms_rejects_a_fair_split_at_its_level() -> None:
+    rng, weights = np.random.default_rng(6), (50, 30, 15, 5)
     counts = rng.multinomial(10_001, np.array(weights) / sum(weights), RUNS).tolist()
-    pvalue = cache(lambda *counts: srm(counts, weights).pvalue)
-    pvalues = [pvalue(*each) for each in counts]
+    pvalues = [srm(each, weights).pvalue for each in counts]
     for level in (0.05, 0.001):
         assert_level(pvalues, level)
 
@@ -134,13 +89,7 @@ def slices(rng: np.random.Generator, effects: FloatArray, *, runs: int = RUNS) -
         yield list(zip(control, treatment, strict=True))
 
 
-NO_EFFECTS = np.zeros(4)
 EFFECTS_OF_MEAN_ZERO = np.array([3.0, -2.0, -3.0, 0.0])  # 0.4·3 - 0.3·2 - 0.2·3 = 0
-
-
-def test_post_stratification_rejects_at_its_level_where_no_slice_has_an_effect() -> None:
-    drawn = slices(np.random.default_rng(7), NO_EFFECTS)
-    assert_level(post_stratified(pairs).pvalue for pairs in drawn)
 
 
 def test_post_stratification_rejects_at_its_level_where_the_effects_of_slices_average_to_nothing() -> None:
@@ -157,3 +106,97 @@ def test_the_relative_interval_of_post_stratification_holds_the_truth_at_its_lev
     drawn = slices(np.random.default_rng(9), effects, runs=8000)
     results = [post_stratified(pairs) for pairs in drawn]
     assert_share([not result.rel_ci_low <= truth <= result.rel_ci_high for result in results], 0.05)
+
+
+# The short form of `make calibrate`: some runs of every test where it promises most for the fewest units.
+
+
+def first_promised(test: Calibration) -> Piece:
+    return next(piece for piece in test.pieces() if judge(test, piece, Tally(1)).status in ("kept", "broken"))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_few_runs_of_every_test_keep_what_it_promises(name: str) -> None:
+    test = REGISTRY[name]
+    piece = first_promised(test)
+    assert judge(test, piece, simulate(piece, min(SHORT, test.n_runs(piece.units, 0.02)))).broken == ()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_experiments_without_a_reason_to_ship_seldom_ship(scenario: Scenario) -> None:
+    found, runs = simulate_ship(scenario, 0, 40), 40
+    for inference in ("fixed", "always_valid"):
+        assert found.get(f"{inference}: ship", 0) <= stats.binom.ppf(0.999, runs, scenario.promised)
+
+
+WELCH = REGISTRY["Welch"]
+EVEN = Piece("Welch", "50/50", "normal", 5_000)
+
+
+def counted(rejected: int, far: int = 100, covered: int = 95_000) -> Tally:
+    return Tally(100_000, 0, rejected, far, 100_000, covered, 100_000, covered)
+
+
+@pytest.mark.parametrize(
+    ("tally", "name"),
+    [
+        (counted(5_231), "rate at 0.05"),
+        (counted(4_769), "rate at 0.05"),
+        (counted(5_000, far=141), "rate at 0.001"),
+        (counted(5_000, far=69), "rate at 0.001"),
+        (counted(5_000, covered=95_501), "coverage"),
+        (counted(5_000, covered=94_499), "coverage"),
+    ],
+)
+def test_what_misses_a_promised_band_is_named(tally: Tally, name: str) -> None:
+    assert judge(WELCH, EVEN, counted(5_000)).status == "kept"
+    row = judge(WELCH, EVEN, tally)
+    assert row.status == "broken"
+    assert name in row.broken
+
+
+def test_fewer_runs_widen_a_band_by_chance_alone_and_more_never_narrow_it() -> None:
+    widths = [rate_band(WELCH, EVEN, 0.05, runs) for runs in (1_000, 20_000, 100_000, 10**6)]
+    assert widths[3] == widths[2] == pytest.approx((0.0477, 0.0523))
+    assert widths[1] == pytest.approx((0.0450, 0.0551), abs=2e-4)
+    assert widths[0].low < widths[1].low
+    assert coverage_band(WELCH, EVEN, 100_000) == pytest.approx((0.945, 0.955))
+
+
+def test_nothing_is_promised_where_the_skew_flag_is_up_or_too_few_have_the_event() -> None:
+    wrong = counted(9_000)
+    assert judge(WELCH, Piece("Welch", "90/10", "spenders", 5_000), wrong).status == "flagged: skewed"
+    assert judge(WELCH, Piece("Welch", "50/50", "spenders", 500), wrong).status.startswith("no promise: 12.5 events")
+    no_test = wrong._replace(undefined=5_000)
+    assert judge(WELCH, EVEN, no_test).status == "no test in 5%"
+
+
+def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
+    [job] = [each for each in all_jobs(1.0) if each.name == EVEN.name]
+    results = {rejected: Results([job], {job.name: counted(rejected)._asdict()}) for rejected in (5_000, 6_000)}
+    assert broken(results[5_000]) == []
+    assert broken(results[6_000]) == [f"{EVEN.name}: rate at 0.05"]
+    assert "| 50/50 | normal | 5,000 | 0.000 | 6.00% |" in page(results[6_000])
+
+
+@pytest.mark.parametrize(
+    ("piece", "rejected", "far", "words"),
+    [
+        # 5.437 % is the exact level of Pearson's test of 500 units.
+        (Piece("sample ratio", "50/50", "", 500), 5_437, 108, "exactly 5.44% at 0.05"),
+        (Piece("sample ratio", "50/50", "", 500), 5_800, 108, ""),
+        (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 5_430, 132, "One-sided"),
+        (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 6_000, 132, ""),
+        (Piece("non-inferiority, increase is good", "90/10", "poisson", 5_000), 5_430, 132, ""),
+        (Piece("Welch", "90/10", "poisson", 5_000), 5_430, 132, ""),
+    ],
+)
+def test_a_reason_covers_what_it_predicts_and_no_more(piece: Piece, rejected: int, far: int, words: str) -> None:
+    row = judge(REGISTRY[piece.test], piece, Tally(100_000, 0, rejected, far))
+    assert row.broken
+    assert words in reason(row)
+    assert bool(reason(row)) == bool(words)
+
+
+def test_a_piece_gives_the_same_counts_again() -> None:
+    assert simulate(EVEN, 300) == simulate(EVEN, 300)
