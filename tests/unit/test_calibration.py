@@ -169,6 +169,7 @@ def test_nothing_is_promised_where_the_skew_flag_is_up_or_too_few_have_the_event
     assert judge(WELCH, Piece("Welch", "50/50", "spenders", 500), wrong).status.startswith("no promise: 12.5 events")
     no_test = wrong._replace(undefined=5_000)
     assert judge(WELCH, EVEN, no_test).status == "no test in 5%"
+    assert judge(WELCH, EVEN, Tally(100, undefined=100)).status == "no test"
 
 
 def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
