@@ -25,12 +25,12 @@ Numbers = dict[str, float]
 
 
 class Job(NamedTuple):
-    """A part: what it is called, how many runs it makes, the module that decides its result, and the work."""
+    """A part: what it is called, how many runs it makes, of which source its result is (see `code`), and the work."""
 
     name: str
     topic: str
     runs: int
-    module: str
+    source: str
     work: Callable[[], Numbers]
 
     @property
@@ -65,7 +65,7 @@ def _of_pieces(scale: float) -> Iterator[Job]:
     for test in REGISTRY.values():
         for piece in test.pieces():
             runs = test.n_runs(piece.units, scale)
-            yield Job(piece.name, test.name, runs, test.run.__module__, partial(_tallied, piece, runs))
+            yield Job(piece.name, test.name, runs, code(test.run.__module__), partial(_tallied, piece, runs))
 
 
 def _tallied(piece: Piece, runs: int) -> Numbers:
@@ -75,7 +75,7 @@ def _tallied(piece: Piece, runs: int) -> Numbers:
 def _of_errors() -> Iterator[Job]:
     for law, split in product(LAWS, SPLITS):
         name = f"std_error, {split}, {law}"
-        yield Job(name, "std_error", resampling.N_DATA_SETS, resampling.__name__, partial(_errors, law, split))
+        yield Job(name, "std_error", resampling.N_DATA_SETS, code(resampling.__name__), partial(_errors, law, split))
 
 
 def _errors(law: str, split: str) -> Numbers:
@@ -86,7 +86,7 @@ def _errors(law: str, split: str) -> Numbers:
 def _of_flags(scale: float) -> Iterator[Job]:
     for law, split, units in product(LAWS, SPLITS, UNITS):
         piece, runs = Piece("skew flag", split, law, units), max(20, round(skewness.RUNS * scale))
-        yield Job(piece.name, "skew flag", runs, skewness.__name__, partial(skewness.flagged, piece, runs))
+        yield Job(piece.name, "skew flag", runs, code(skewness.__name__), partial(skewness.flagged, piece, runs))
 
 
 def _of_ship(scale: float) -> Iterator[Job]:
@@ -95,7 +95,7 @@ def _of_ship(scale: float) -> Iterator[Job]:
         for first in range(0, runs, ship.BLOCK):
             n = min(ship.BLOCK, runs - first)
             work = partial(ship.simulate_ship, scenario, first, n)
-            yield Job(f"ship, {scenario.name}, from {first}", "ship", n, ship.__name__, work)
+            yield Job(f"ship, {scenario.name}, from {first}", "ship", n, code(ship.__name__), work)
 
 
 def done(job: Job) -> bool:
@@ -110,7 +110,7 @@ def result(job: Job) -> Numbers | None:
 
 def _kept(job: Job, path: Path) -> Numbers | None:
     kept = json.loads(path.read_text())
-    return kept["numbers"] if kept["code"] == code(job.module) else None
+    return kept["numbers"] if kept["code"] == job.source else None
 
 
 def do(job: Job) -> float:
@@ -119,7 +119,7 @@ def do(job: Job) -> float:
     numbers = job.work()
     seconds = time.perf_counter() - started
     CACHE.mkdir(exist_ok=True)
-    kept = {"name": job.name, "runs": job.runs, "code": code(job.module), "seconds": seconds, "numbers": numbers}
+    kept = {"name": job.name, "runs": job.runs, "code": job.source, "seconds": seconds, "numbers": numbers}
     unfinished = job.path.with_suffix(".part")
     unfinished.write_text(json.dumps(kept))
     unfinished.replace(job.path)

@@ -89,15 +89,17 @@ def std_errors(law: str, split: str) -> tuple[float, float]:
 
 
 def _quantile(rng: np.random.Generator, law: str, n: int) -> Quantile:
-    """The 90th percentile of the rows of n units, with 1 to some 6 rows each that are alike."""
-    codes = np.repeat(np.arange(n), 1 + rng.poisson(1, n))
-    rows = sqrt(0.5) * (rng.standard_normal(n)[codes] + rng.standard_normal(len(codes)))
-    values = np.exp(rows) if law == "lognormal" else 1 + rows
-    ranks = [rank - 1 for rank in positions(len(values), LEVEL)]
-    low, at, high = np.partition(values, ranks)[ranks].tolist()
-    found = OrderStatistics(len(values), LEVEL, at, low, high, threshold=at)
-    sums = np.column_stack([np.bincount(codes, values <= at), np.bincount(codes)])
-    return clustered_quantile(found, Moments.of(("below", "rows"), sums), below="below", rows="rows")
+    """The 90th percentile of the rows of n units, with 1 to some 10 rows each that are alike."""
+    rows = 1 + rng.poisson(2, n)
+    codes = np.repeat(np.arange(n), rows)
+    logs = sqrt(0.5) * (rng.standard_normal(n)[codes] + rng.standard_normal(len(codes)))
+    ranks = [rank - 1 for rank in positions(len(logs), LEVEL)]
+    around = np.partition(logs, ranks)[ranks]
+    low, at, high = (np.exp(around) if law == "lognormal" else 1 + around).tolist()
+    found = OrderStatistics(len(logs), LEVEL, at, low, high, threshold=at)
+    below = rows - np.bincount(codes[logs > around[1]], minlength=n)
+    state = Moments.of(("below", "rows"), np.column_stack([below, rows]))
+    return clustered_quantile(found, state, below="below", rows="rows")
 
 
 @calibrated(
