@@ -1,13 +1,18 @@
 """Bands that a test misses for a reason that is understood, and how far."""
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 from scipy import stats
 
+from mltrust.states.moments import FloatArray
+from mltrust.stats.means import Arm, non_inferiority
 from mltrust.stats.srm import srm
 from tests.calibration.bands import Row
-from tests.calibration.grid import LEVELS, REGISTRY, SPLITS
+from tests.calibration.grid import LEVELS, PLANTED, REGISTRY, SPLITS
+from tests.calibration.laws import EVENTS
+from tests.calibration.means import MARGIN
 
 _CHANCE = 0.999
 
@@ -70,9 +75,39 @@ def _few_units(row: Row) -> str:
     )
 
 
+def _enumerated(row: Row) -> str:
+    """The exact level of a guardrail's test of shares, over all counts of events in both arms."""
+    if row.piece.law != "bernoulli":
+        return ""
+    good = row.piece.test.endswith("increase is good")
+    rate = EVENTS["bernoulli"]
+    rates = rate, rate * (1 - PLANTED if good else 1 + PLANTED)
+    (control, p_c), (treatment, p_t) = (_counts(n, each) for n, each in zip(row.piece.arms, rates, strict=True))
+    pvalues = [
+        [non_inferiority(control=c, treatment=t, margin=MARGIN, increase_is_good=good).pvalue for t in treatment]
+        for c in control
+    ]
+    exact = [float(p_c @ (np.array(pvalues) <= level) @ p_t) for level in LEVELS]
+    if not _explained(row, *exact):
+        return ""
+    return (
+        f"Events are rare and discrete, and the arms at the margin do not have the same law: over all counts of "
+        f"{row.piece.units:,} units split {row.piece.split} the test rejects in exactly {exact[0]:.2%} at 0.05 and "
+        f"{exact[1]:.3%} at 0.001; the rest is chance."
+    )
+
+
+def _counts(n: int, rate: float) -> tuple[list[Arm], FloatArray]:
+    """The arms of all numbers of events within 7 standard deviations, and their chances."""
+    reach = 7 * sqrt(n * rate)
+    events = np.arange(max(0, int(n * rate - reach)), int(n * rate + reach))
+    arms = [Arm(n, x / n, x * (1 - x / n) / (n - 1)) for x in events.tolist()]
+    return arms, stats.binom.pmf(events, n, rate)
+
+
 _REASONS: dict[str, tuple[Callable[[Row], str], ...]] = {
     "sample ratio": (_discrete,),
-    "non-inferiority, increase is good": (_one_sided,),
-    "non-inferiority, decrease is good": (_one_sided,),
+    "non-inferiority, increase is good": (_one_sided, _enumerated),
+    "non-inferiority, decrease is good": (_one_sided, _enumerated),
     "chance to beat, flat prior": (_one_sided, _few_units),
 }

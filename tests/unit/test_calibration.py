@@ -186,6 +186,7 @@ def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
         # 5.437 % is the exact level of Pearson's test of 500 units.
         (Piece("sample ratio", "50/50", "", 500), 5_437, 108, "exactly 5.44% at 0.05"),
         (Piece("sample ratio", "50/50", "", 500), 5_800, 108, ""),
+        (Piece("non-inferiority, increase is good", "50/50", "bernoulli", 5_000), 4_670, 90, "exactly 4.81% at 0.05"),
         (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 5_430, 132, "One-sided"),
         (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 6_000, 132, ""),
         (Piece("non-inferiority, increase is good", "90/10", "poisson", 5_000), 5_430, 132, ""),
