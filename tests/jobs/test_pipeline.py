@@ -19,6 +19,7 @@ from mltrust.record import OutcomeReader, RecordReader, Rejected
 from mltrust.simulate.truth import planted
 from mltrust.verdicts import Exit
 from tests.jobs.conftest import AS_OF, World
+from tests.jobs.test_incremental import OF_ANOTHER_START
 
 
 def test_every_job_ends_with_the_code_of_its_verdict(world: World) -> None:
@@ -104,10 +105,10 @@ def test_the_reversal_is_named_and_leads_the_readout(world: World) -> None:
 
 
 def newest_run(world: World, name: str) -> Run:
+    """The newest run of a job; not one of test_incremental, which changes a shipped experiment."""
     mlflow.set_tracking_uri("sqlite:///.lakehouse/mlflow.db")
-    found = mlflow.search_runs(
-        experiment_names=["mltrust"], filter_string=f"attributes.run_name LIKE '{name}: %'", output_format="list"
-    )
+    wanted = f"attributes.run_name LIKE '{name}: %' AND tags.conf_hash != '{OF_ANOTHER_START}'"
+    found = mlflow.search_runs(experiment_names=["mltrust"], filter_string=wanted, output_format="list")
     return cast(Run, found[0])
 
 
