@@ -44,6 +44,7 @@ RESERVED = frozenset(
         "day",
         "n_requests",
         "n_predictions",
+        "n_errors",
         "variant",
         "phase",
         "unit",
@@ -75,7 +76,23 @@ class MetricColumns:
 
 
 #: What every experiment can use without declaring it.
-BUILT_IN_COLUMNS = ("n_requests", "n_predictions")
+BUILT_IN_COLUMNS = ("n_requests", "n_predictions", "n_errors")
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """Where a unit's sum is cut off: `at` a number, or the `quantile` of the units of all arms together."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    at: float | None = None
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at is None) == (self.quantile is None):
+            raise ValueError("a cap is a number (at) or a quantile, one of both")
+        if self.quantile is not None and not 0.5 < self.quantile < 1:
+            raise ValueError(f"quantile of a cap is {self.quantile}, expected above 0.5 and below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +101,9 @@ class Metric:
 
     `direction` is the wanted one, `smallest_effect` the smallest one worth finding. Without `window_days` a metric
     counts to as_of. `margin` is the harm that a guardrail must exclude. `missing`: a unit without a value counts as
-    zero, or is left out.
+    zero, or is left out. Within `equivalence` of one another the arms count as the same. `prior_sd` is the standard
+    deviation of the effects that one expects, about none, absolute or relative to the control; without it the prior
+    is flat. `cap` cuts off the sums of single units, whose tail would drown everything else.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -99,6 +118,9 @@ class Metric:
     missing: Literal["zero", "exclude"] = "zero"
     margin: Margin | None = None
     smallest_effect: Margin | None = None
+    equivalence: Margin | None = None
+    prior_sd: Margin | None = None
+    cap: Cap | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -108,6 +130,8 @@ class Metric:
             raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
         if self.role == "guardrail" and self.margin is None:
             raise ValueError(f"guardrail {self.name!r} has no margin: say which harm it must exclude")
+        if self.cap is not None and (self.denominator is not None or KINDS[self.kind].unit_value != "sum"):
+            raise ValueError(f"cap: a {self.kind} has no sum of a unit to cut off; only a mean has")
         if self.window_days is not None and self.window_days < 1:
             raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
+from mltrust.experiment.assignment import Assignment
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -17,6 +18,7 @@ UnitKind = Literal["unit_id", "request", "bucket_id"]
 
 
 Inference = Literal["fixed", "always_valid", "group_sequential"]
+Interference = Literal["none", "possible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,28 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """A search for the slice that loses most: among crossings of up to `depth` of the `attributes`.
+
+    `min_units` per arm on the half of the units that slices are found on, and again on the half that confirms them.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    attributes: tuple[str, ...]
+    depth: int = 3
+    min_units: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.attributes or len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes: {list(self.attributes)} is empty or repeats one")
+        if not 1 <= self.depth <= 3:
+            raise ValueError(f"depth is {self.depth}, expected 1 to 3 attributes crossed")
+        if self.min_units < 2:
+            raise ValueError(f"min_units is {self.min_units}, expected 2 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment.
 
@@ -49,6 +73,10 @@ class Experiment:
     day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
     sequential tests are sharpest.
+
+    `trigger` is a SQL expression on a record: units for which it ever held, in any arm, are also read alone.
+    `served_by` names the model versions that may answer each arm, `assignment` how units came to their buckets,
+    `interference` whether a unit's variant may act on other units.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -67,6 +95,11 @@ class Experiment:
     inference: Inference = "fixed"
     horizon: int | None = None
     rules: Rules = field(default_factory=Rules)
+    trigger: str | None = None
+    served_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    assignment: Assignment | None = None
+    search: Search | None = None
+    interference: Interference | None = None
     alpha: float = 0.05
     srm_alpha: float = 0.001
     decision_set: tuple[str, ...] | None = None
@@ -124,6 +157,13 @@ class Experiment:
                     f"inference {self.inference}: {', '.join(growing)} decides and has no window_days; a value that "
                     "still grows cannot be read at several looks"
                 )
+        if strange := set(self.served_by) - set(self.arms):
+            raise ValueError(f"served_by names {', '.join(sorted(strange))}, which is none of the arms")
+        if self.assignment is not None and self.unit not in (None, "unit_id"):
+            raise ValueError(f"assignment: a {self.unit} is not hashed to a bucket; only the unit unit_id is")
+        searched = self.search.attributes if self.search is not None else ()
+        if strange := set(searched) - set(self.slices.attributes):
+            raise ValueError(f"search: {', '.join(sorted(strange))} is none of slices.attributes")
         if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
             raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
 

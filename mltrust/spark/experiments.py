@@ -1,28 +1,61 @@
 """The states of an experiment from its unit tables."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from mltrust.experiment.cells import (
+    AGREES,
     ARM_KEYS,
+    BUCKET,
     DAY,
+    FAILED,
+    HALF,
+    MISSERVED,
     PAST,
+    SQUARES,
+    TREND,
+    TRIGGERED,
     UNITS,
+    YES,
+    Bucket,
+    Crossings,
     ExperimentStates,
+    SliceStates,
+    Triggered,
     by_day,
+    by_value,
+    capped_block,
+    crossings,
+    has_squares,
+    has_trend,
     mature_block,
     metric_block,
     overall_of,
     past_names,
     slices_by_day,
     slices_of,
+    squares_block,
+    trend_block,
 )
-from mltrust.experiment.spec import Experiment
+from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Metric
-from mltrust.spark.moments import Block, CellSet, cardinality, cells
-from mltrust.spark.units import exposed_units, mature_column, unit_frame, value_column
+from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.units import (
+    capped_column,
+    exposed_units,
+    mature_column,
+    quantile_caps,
+    rejected,
+    squares_column,
+    trend_column,
+    unit_frame,
+    value_column,
+    with_overlaps,
+)
 
 
 def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
@@ -43,6 +76,42 @@ def _metric_block(metric: Metric, experiment: Experiment) -> Block:
     return Block(metric_block(metric), (*values, *past), (*metric.columns(), *past))
 
 
+def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
+    """Blocks of all units together, which no slice needs."""
+    squares = [metric for metric in experiment.metrics if has_squares(metric)]
+    trends = [metric for metric in experiment.metrics if has_trend(metric)]
+    return (
+        Block(UNITS),
+        Block(FAILED, where=FAILED),
+        Block(MISSERVED, where=MISSERVED),
+        *(
+            Block(
+                squares_block(metric),
+                (value_column(metric, metric.numerator), squares_column(metric)),
+                (metric.numerator, SQUARES),
+            )
+            for metric in squares
+        ),
+        *(
+            Block(capped_block(metric), where=capped_column(metric))
+            for metric in experiment.metrics
+            if metric.cap is not None
+        ),
+        *(Block(trend_block(metric), (trend_column(metric),), (TREND,)) for metric in trends),
+    )
+
+
+def others(exposures: DataFrame, experiment: Experiment) -> DataFrame:
+    """Of all exposures those of other experiments on the same kind of unit."""
+    same = F.col("unit_kind") == (experiment.unit or "unit_id")
+    return exposures.where((F.col("experiment_id") != experiment.experiment_id) & same)
+
+
+def overlapping(others: DataFrame) -> list[str]:
+    """The experiments that have exposures among `others`, sorted; one Spark job."""
+    return sorted(row["experiment_id"] for row in others.select("experiment_id").distinct().collect())
+
+
 def states(
     exposures: DataFrame,
     days: DataFrame,
@@ -51,41 +120,86 @@ def states(
     *,
     max_cells: int,
     max_values: int,
+    others: DataFrame | None = None,
+    rejects: DataFrame | None = None,
 ) -> ExperimentStates:
-    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass."""
+    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass.
+
+    `others` are the exposures of other experiments on the same kind of unit, `rejects` the records of the log that
+    ingest refused.
+    """
     attributes = tuple(sorted(experiment.slices.attributes))
     units = exposed_units(exposures, experiment, as_of)
+    overlaps = [] if others is None else overlapping(others)
+    if others is not None and overlaps:
+        units = with_overlaps(units, others, overlaps, as_of)
     size = cardinality(units, attributes, max_values)
-    frame = unit_frame(units, days, experiment, as_of, size.kept)
+    caps = quantile_caps(unit_frame(units, days, experiment, as_of, {}), experiment)
+    frame = unit_frame(units, days, experiment, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
-    reduced = _reduced(frame, experiment, attributes, finest=n_cells <= max_cells)
-    return replace(reduced, note="; ".join(notes))
+    reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
+    lost = {} if rejects is None else rejected(rejects, experiment)
+    return replace(reduced, rejects=lost, note="; ".join(notes))
 
 
 def _reduced(
-    frame: DataFrame, experiment: Experiment, attributes: tuple[str, ...], *, finest: bool
+    frame: DataFrame,
+    experiment: Experiment,
+    attributes: tuple[str, ...],
+    overlaps: Sequence[str],
+    *,
+    finest: bool,
 ) -> ExperimentStates:
-    """All states in one pass: by slices, by exposure day, and the counts of each attribute's slices by that day."""
-    declared, blocks = experiment.slices.declared(), blocks_of(experiment)
-    sliced = [attributes] if finest else [(), *declared]
-    of_days, *rest = cells(
-        frame,
-        [
-            CellSet((*ARM_KEYS, DAY), blocks),
-            *(CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes),
-            *(CellSet((*ARM_KEYS, *names), blocks) for names in sliced),
-        ],
-    )
-    counts, found = rest[: len(attributes)], rest[len(attributes) :]
-    by_set = found * len(declared) if finest else found[1:]
+    """All states in one pass: of slices, of exposure days, of all units, and of what the conf asks for beside."""
+    declared, blocks, search = experiment.slices.declared(), blocks_of(experiment), experiment.search
+    sets = {
+        "days": CellSet((*ARM_KEYS, DAY), blocks),
+        "whole": CellSet(ARM_KEYS, _whole_blocks(experiment)),
+        **{f"count {name}": CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes},
+        **{f"overlap {name}": CellSet((*ARM_KEYS, name), blocks) for name in overlaps},
+    }
+    if finest:
+        sets["finest"] = CellSet((*ARM_KEYS, *attributes), blocks)
+    else:
+        sets["overall"] = CellSet(ARM_KEYS, blocks)
+        sets |= {f"slices {names}": CellSet((*ARM_KEYS, *names), blocks) for names in declared}
+    if experiment.trigger is not None:
+        sets["triggered"] = CellSet((*ARM_KEYS, TRIGGERED), blocks)
+    if experiment.assignment is not None:
+        sets["buckets"] = CellSet((BUCKET,), (Block(UNITS), Block(AGREES, where=AGREES)))
+    if search is not None:
+        sets["halves"] = CellSet((*ARM_KEYS, HALF, *sorted(search.attributes)), blocks)
+    found = dict(zip(sets, cells(frame, list(sets.values())), strict=True))
+    sliced = {names: found["finest" if finest else f"slices {names}"] for names in declared}
     return ExperimentStates(
-        overall=overall_of(found[0]),
-        sets={names: slices_of(its, names) for names, its in zip(declared, by_set, strict=True)},
-        by_day=by_day(of_days),
+        overall=overall_of(found["finest" if finest else "overall"]),
+        sets={names: slices_of(its, names) for names, its in sliced.items()},
+        by_day=by_day(found["days"]),
         counts_by_day=dict(
-            item for name, its in zip(attributes, counts, strict=True) for item in slices_by_day(its, name).items()
+            item for name in attributes for item in slices_by_day(found[f"count {name}"], name).items()
         ),
+        whole=overall_of(found["whole"]),
+        triggered=_triggered(found.get("triggered")),
+        overlaps={name: by_value(found[f"overlap {name}"], name) for name in overlaps},
+        buckets={
+            values[BUCKET]: Bucket(blocks[UNITS].n, blocks[AGREES].n) for values, blocks in found.get("buckets", ())
+        },
+        halves=_halves(found.get("halves", []), search),
     )
+
+
+def _triggered(found: list[Cell] | None) -> Triggered | None:
+    if found is None:
+        return None
+    parts = by_value(found, TRIGGERED)
+    return Triggered(*(parts.get(flag, SliceStates.empty()) for flag in (YES, "no")))
+
+
+def _halves(found: list[Cell], search: Search | None) -> tuple[Crossings, Crossings]:
+    if search is None:
+        return {}, {}
+    first, second = ([cell for cell in found if cell.values[HALF] == half] for half in ("0", "1"))
+    return crossings(first, search), crossings(second, search)

@@ -73,7 +73,7 @@ def cells(frame: DataFrame, sets: Sequence[CellSet]) -> list[list[Cell]]:
     blocks = dict.fromkeys(block for each in sets for block in each.blocks)
     sources = tuple(dict.fromkeys(source for block in blocks for source in (*block.sources, *_flags(block))))
     needed = frame.select(
-        *(F.col(name).cast("string").alias(name) for name in keys),
+        *(F.col(f"`{name}`").cast("string").alias(name) for name in keys),
         *(F.col(f"`{name}`").cast("double").alias(name) for name in sources),
         F.spark_partition_id().cast("bigint").alias("part"),
     )

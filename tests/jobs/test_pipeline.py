@@ -120,7 +120,7 @@ def test_a_run_says_what_it_read_what_it_found_and_leads_with_its_verdict(world:
     assert tags["mlflow.note.content"].startswith("**breach**: **invalid**")
     assert int(tags["version.unit_days"]) >= 0
     inputs = {each.dataset.name: json.loads(each.dataset.source) for each in run.inputs.dataset_inputs}
-    assert inputs.keys() == {"exposures", "unit_days", "inference_log", "outcomes"}
+    assert inputs.keys() == {"exposures", "unit_days", "inference_log", "inference_log_rejects", "outcomes"}
     assert inputs["unit_days"]["delta_table_version"] == int(tags["version.unit_days"])
     assert run.data.params == {"config": "free_shipping.yaml", "env": "local", "as_of": "2026-11-02T00:00:00+00:00"}
     artifacts = {each.path for each in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)}
@@ -141,7 +141,13 @@ def test_every_result_row_names_its_run_conf_and_input_versions(world: World) ->
         for row in world.lake().read(name, where={"experiment_id": "ranker_v2"}).collect():
             assert row["run_id"] == newest_run(world, "analyze_experiment ranker_v2").info.run_id
             assert row["conf_hash"] == world.load("experiments/ranker_v2.yaml").conf_hash
-            assert row["input_versions"].keys() == {"exposures", "unit_days", "inference_log", "outcomes"}
+            assert row["input_versions"].keys() == {
+                "exposures",
+                "unit_days",
+                "inference_log",
+                "inference_log_rejects",
+                "outcomes",
+            }
 
 
 def test_other_delta_readers_read_every_table_that_the_jobs_made(world: World) -> None:

@@ -1,6 +1,6 @@
 """The states of an experiment: one pass whatever the metrics, the same states whichever way they are reduced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,8 +11,9 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mltrust.experiment.cells import UNITS, ExperimentStates, metric_block
-from mltrust.experiment.spec import Experiment
+from mltrust.experiment.assignment import Assignment
+from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, squares_block, trend_block
+from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Metric
 from mltrust.slices import Slicing
 from mltrust.spark import experiments
@@ -52,15 +53,22 @@ def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ite
         unit.alias("unit_id"),
         F.when(F.xxhash64("id") % 2 == 0, "c").otherwise("t").alias("variant"),
         F.lit(datetime(2026, 10, 5, 9, tzinfo=UTC)).alias("first_exposure"),
+        F.format_string("b%d", F.col("id") % 10).alias("bucket_id"),
         F.create_map(*values).alias("slice_values"),
-        F.array(*(F.struct(F.lit(date(2026, 10, 5)).alias("day"), F.lit(arm).alias("variant")) for arm in "c")).alias(
-            "days"
-        ),
+        F.array(
+            F.struct(
+                F.lit(date(2026, 10, 5)).alias("day"),
+                F.lit("c").alias("variant"),
+                F.lit("1").alias("model_version"),
+                (F.col("id") % 4 == 0).alias("triggered"),
+            )
+        ).alias("days"),
     ).write.parquet(f"{folder}/exposures")
     spark.range(N_UNITS * 5).select(
         F.when(F.col("id") < N_UNITS, "(all)").otherwise("e").alias("experiment_id"),
         (F.col("id") % N_UNITS).cast("string").alias("unit_id"),
         F.date_add(F.lit(date(2026, 10, 5)), (F.col("id") / N_UNITS).cast("int")).alias("day"),
+        (F.xxhash64("id") % 50 == 0).cast("bigint").alias("n_errors"),
         *(((F.xxhash64("id", F.lit(at)) % 7) * 1.5).alias(f"c{at}") for at in range(N_METRICS)),
     ).write.parquet(f"{folder}/unit_days")
     # Whether a small table is broadcast depends on its width, and a broadcast is a job.
@@ -137,3 +145,79 @@ def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
         assert found.mean[0] == pytest.approx(mean, rel=1e-12)
         assert found.var("c4") == pytest.approx(variance, rel=1e-12)
     assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
+
+
+def test_what_the_conf_asks_for_beside_comes_from_the_same_pass(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        read(tables)
+    asked = replace(
+        EXPERIMENT,
+        trigger="triggered",
+        assignment=Assignment("e", 10, bucket="b%d"),
+        search=Search(("s0", "s1"), depth=2),
+        served_by={"c": ("2",)},
+    )
+    with count_jobs() as more:
+        states = read(tables, asked)
+    assert more.n == plain.n
+    triggered, n = states.triggered, sum(states.overall.count(UNITS, arm) for arm in "ct")
+    assert triggered is not None
+    assert sum(triggered.units.count(UNITS, arm) for arm in "ct") == N_UNITS // 4
+    assert sum(triggered.complement.count(UNITS, arm) for arm in "ct") == n - N_UNITS // 4
+    assert {name: bucket.n for name, bucket in states.buckets.items()} == {
+        f"b{at}": N_UNITS // 10 for at in range(10)
+    }
+    assert 0 < sum(bucket.n_agreeing for bucket in states.buckets.values()) < N_UNITS / 5
+    assert states.whole.count(MISSERVED, "c") == states.overall.count(UNITS, "c")
+    assert {where.slice_key for where in states.halves[0]} == {"s0", "s1", "s0 x s1"}
+    for where in states.halves[0].keys() & {each.slice for each in states.sets["s0",]}:
+        both = sum(half[where].count(UNITS, arm) for half in states.halves for arm in "ct")
+        [whole] = [each for each in states.sets["s0",] if each.slice == where]
+        assert both == sum(whole.count(UNITS, arm) for arm in "ct")
+
+
+def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> None:
+    states = read(tables)
+    metric = METRICS[4]
+    squares = states.whole.block(squares_block(metric), "c")
+    own = states.overall.moments(metric, "c")
+    assert squares.mean[1] == pytest.approx(own.var("c4") * (own.n - 1) / own.n + own.mean[0] ** 2, rel=1e-9)
+    ages = np.arange(3) - 1.0
+    daily = tables.days.where("experiment_id = 'e'").join(tables.exposures.where("variant = 'c'"), "unit_id")
+    by_day = {row["day"].day: row["y"] for row in daily.groupBy("day").agg(F.sum("c4").alias("y")).collect()}
+    expected = sum(age * by_day.get(5 + at, 0.0) for at, age in enumerate(ages)) / 2 / own.n
+    assert states.whole.block(trend_block(metric), "c").mean[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_units_that_meet_other_experiments_are_kept_by_their_variants(tables: Tables) -> None:
+    others = tables.exposures.where("unit_id < '5'").select(
+        F.lit("other one").alias("experiment_id"), "unit_id", "variant", "first_exposure"
+    )
+    states = experiments.states(
+        tables.exposures, tables.days, EXPERIMENT, AS_OF, max_cells=20_000, max_values=50, others=others
+    )
+    met = states.overlaps["other one"]
+    assert set(met) == {"(none)", "c", "t"}
+    assert met["c"].count(UNITS, "t") == met["t"].count(UNITS, "c") == 0
+    assert met["c"].count(UNITS, "c") + met["(none)"].count(UNITS, "c") == states.overall.count(UNITS, "c")
+
+
+def test_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spark: SparkSession) -> None:
+    context = spark.sparkContext._jsc.sc()
+
+    def written() -> int:
+        context.listenerBus().waitUntilEmpty()
+        executors = context.statusStore().executorList(False)
+        return sum(executors.apply(at).totalShuffleWrite() for at in range(executors.size()))
+
+    def shuffled(metrics: Sequence[Metric]) -> int:
+        before = written()
+        read(tables, replace(EXPERIMENT, metrics=tuple(metrics), slices=Slicing()))
+        return written() - before
+
+    kinds = [Metric(f"m{at}", "mean", "c0", role="goal", window_days=3) for at in range(20)]
+    one, many = shuffled(kinds[:1]), shuffled(kinds)
+    own = shuffled([Metric(f"m{at}", "mean", f"c{at}", role="goal", window_days=3) for at in range(20)])
+    assert one > 0
+    assert many < 1.1 * one
+    assert own > 2 * one  # so the comparison would tell

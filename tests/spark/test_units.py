@@ -1,15 +1,18 @@
 """Log rows and outcomes to exposures, unit_days and the frame of units, small enough to check by hand."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from mltrust.errors import ConfError
+from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import Metric, MetricColumns, OutcomeColumn, RequestColumn
+from mltrust.metrics import BUILT_IN_COLUMNS, Cap, Metric, MetricColumns, OutcomeColumn, RequestColumn
 from mltrust.slices import Slicing
 from mltrust.spark import units
 from mltrust.spark.units import mature_column, value_column
@@ -25,7 +28,6 @@ item_id STRING, unit_id STRING, name STRING, value DOUBLE, content_hash STRING""
 COLUMNS = MetricColumns(
     requests={
         "latency": RequestColumn("latency_ms"),
-        "errors": RequestColumn("CASE WHEN status = 'error' THEN 1 END", "count"),
     },
     outcomes={"clicks": OutcomeColumn("click", "count"), "money": OutcomeColumn("sale")},
 )
@@ -112,7 +114,7 @@ class Built:
         }
 
     def sums(self) -> dict[tuple[str, int], dict[str, object]]:
-        names = ("n_requests", "n_predictions", *COLUMNS.names())
+        names = (*BUILT_IN_COLUMNS, *COLUMNS.names())
         return {
             (each["unit_id"], each["day"].day): {name: each[name] for name in names} for each in self.days.collect()
         }
@@ -137,8 +139,129 @@ def test_the_first_production_row_that_carries_the_experiment_exposes(spark: Spa
     assert built.first() == {"a": ("c", at(5, 10))}
     [exposure] = built.exposures.collect()
     assert exposure["slice_values"] == {"device": "ios"}
-    seen = [(each["day"].day, each["variant"], each["slice_values"]) for each in exposure["days"]]
-    assert seen == [(5, "c", {"device": "ios"}), (5, "t", {"device": "ios"})]
+    names = ("variant", "model_version", "triggered", "slice_values")
+    seen = [(each["day"].day, *(each[name] for name in names)) for each in exposure["days"]]
+    assert seen == [(5, "c", "1", False, {"device": "ios"}), (5, "t", "1", False, {"device": "ios"})]
+
+
+def flags(built: Built, name: str) -> dict[str, object]:
+    exposed = units.exposed_units(built.exposures, built.experiment, built.as_of)
+    return {each["unit_id"]: each[name] for each in exposed.collect()}
+
+
+def test_a_number_with_edges_is_the_interval_that_it_lies_in(spark: SparkSession) -> None:
+    slicing = Slicing({"speed": "latency_ms"}, edges={"speed": (10.0, 20.5)})
+    latencies = {"a": 9.9, "b": 10.0, "d": 20.4, "e": 20.5, "f": 1e9, "g": None, "h": -1.0}
+    rows = [row(at(5), f"r{unit}", unit, variant="c", latency=each) for unit, each in latencies.items()]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, slices=slicing))
+    assert flags(built, "speed") == {
+        "a": "< 10", "b": "[10, 20.5)", "d": "[10, 20.5)", "e": ">= 20.5", "f": ">= 20.5", "g": "(null)", "h": "< 10",
+    }  # fmt: skip
+
+
+def test_a_unit_is_triggered_from_the_day_on_which_the_trigger_held(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", latency=1.0),
+        row(at(6), "r2", "a", variant="c", latency=99.0),
+        row(at(5), "r3", "b", variant="t", latency=None),
+        row(at(6), "r4", "d", variant="t", latency=99.0),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, trigger="latency_ms > 50"))
+    assert flags(built, "triggered") == {"a": "yes", "b": "no", "d": "yes"}
+    built.as_of = at(6, 0)
+    assert flags(built, "triggered") == {"a": "no", "b": "no"}
+
+
+def test_a_unit_is_misserved_where_a_version_of_another_arm_answered_it(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", version="1"),
+        row(at(6), "r2", "a", variant="c", version="2"),
+        row(at(5), "r3", "b", variant="c", version="1"),
+        row(at(5), "r4", "d", variant="t", version="7"),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, served_by={"c": ("1",)}))
+    assert flags(built, "misserved") == {"a": True, "b": False, "d": False}
+    built.as_of = at(6, 0)
+    assert flags(built, "misserved") == {"a": False, "b": False, "d": False}
+
+
+@pytest.mark.parametrize("name", ["md5", "sha256"])
+def test_a_unit_agrees_where_its_bucket_is_what_the_declared_hash_gives(spark: SparkSession, name: str) -> None:
+    def bucket(unit: str) -> str:
+        digest = hashlib.new(name, f"e/{unit}/x".encode()).hexdigest()
+        return f"b{int(digest[:15], 16) % 7:02}"
+
+    rows = [
+        row(at(5), "r1", "ünit a", variant="c", bucket=bucket("ünit a")),
+        row(at(5), "r2", "b", variant="c", bucket=bucket("b")),
+        row(at(5), "r3", "d", variant="t", bucket="b99"),
+        row(at(5), "r4", "e", variant="t"),
+    ]
+    declared = Assignment("e", 7, name, key="{salt}/{unit}/x", bucket="b%02d")  # type: ignore[arg-type]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, buckets={}, assignment=declared))
+    assert flags(built, "agrees") == {"ünit a": True, "b": True, "d": False, "e": False}
+    assert flags(built, "bucket")["e"] == "(none)"
+
+
+def test_the_variants_of_other_experiments_stand_beside_the_own(spark: SparkSession) -> None:
+    rows = [row(at(5), f"r{unit}", unit, variant="c") for unit in "abd"]
+    other = replace(EXPERIMENT, experiment_id="o.1")
+    met = [row(at(5), "o1", "a", variant="t", carries="o.1"), row(at(8), "o2", "b", variant="c", carries="o.1")]
+    built, others = Built(spark, rows), Built(spark, met, experiment=other)
+    exposed = units.exposed_units(built.exposures, EXPERIMENT, AS_OF)
+    found = units.with_overlaps(exposed, others.exposures, ["o.1"], AS_OF)
+    assert {each["unit_id"]: each["o.1"] for each in found.collect()} == {"a": "t", "b": "c", "d": "(none)"}
+    earlier = units.with_overlaps(exposed, others.exposures, ["o.1"], at(7, 0))
+    assert {each["unit_id"]: each["o.1"] for each in earlier.collect()} == {"a": "t", "b": "(none)", "d": "(none)"}
+
+
+def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSession) -> None:
+    money = Metric("money", "mean", "money", role="goal", window_days=3)
+    rows = [row(at(5), f"r{unit}", unit, variant="c") for unit in "ab"] + [row(at(8), "rd", "d", variant="c")]
+    sales = {"a": (1.0, 2.0, 6.0, 100.0), "b": (0.0, 0.0, 0.0, 0.0)}
+    outcomes = [
+        outcome(at(5 + after, 13), f"{unit}{after}", "sale", value, unit=unit)
+        for unit, values in sales.items()
+        for after, value in enumerate(values)
+    ]
+    built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(money,)), at(9))
+    found = sorted(
+        (each[units.trend_column(money)], each[units.squares_column(money)])
+        for each in built.frame().collect()
+        if each[mature_column(money)]
+    )
+    slope = np.polyfit(range(3), sales["a"][:3], 1)[0]
+    assert found == [(0.0, 0.0), (pytest.approx(slope), 81.0)]
+
+
+def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSession) -> None:
+    rows = [row(at(5), f"r{unit}", unit, variant="ct"[ord(unit) % 2]) for unit in "abdefghi"]
+    paid = dict(zip("abdefghi", (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0), strict=True))
+    outcomes = [outcome(at(6), unit, "sale", value, unit=unit) for unit, value in paid.items()]
+    fixed = Metric("fixed", "mean", "money", role="goal", cap=Cap(at=5.5))
+    relative = Metric("relative", "mean", "money", cap=Cap(quantile=0.75), missing="exclude")
+    built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(fixed, relative)))
+    caps = units.quantile_caps(built.frame(), built.experiment)
+    assert caps == {"relative": np.quantile(list(paid.values()), 0.75)}
+    exposed = units.exposed_units(built.exposures, built.experiment, built.as_of)
+    frame = units.unit_frame(exposed, built.days, built.experiment, built.as_of, {}, caps).collect()
+    values = sorted(each[value_column(fixed, "money")] for each in frame)
+    assert values == [1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 5.5, 5.5]
+    assert sum(each[units.capped_column(fixed)] for each in frame) == 3
+    assert max(each[value_column(relative, "money")] for each in frame) == caps["relative"]
+    assert sum(each[units.capped_column(relative)] for each in frame) == 2
+    assert max(each[units.squares_column(fixed)] for each in frame) == 5.5**2
+
+
+def test_a_unit_with_a_failed_request_after_its_exposure_has_failed(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 1), "r0", "a", variant="c", carries="o", status="error"),  # before its exposure
+        row(at(5, 3), "r1", "a", variant="c"),
+        row(at(5), "r2", "b", variant="t"),
+        row(at(6), "r3", "b", variant="t", status="error", device=None),
+    ]
+    found = {each["variant"]: each["failed"] for each in Built(spark, rows).frame().collect()}
+    assert found == {"c": False, "t": True}
 
 
 def test_the_variant_is_as_logged_else_by_bucket_and_a_conflict_exposes_nobody_and_is_counted(
@@ -178,10 +301,10 @@ def test_days_hold_the_sums_of_all_production_rows_from_the_first_exposure_on(sp
             row(at(6, 1), "r4", "a", variant="c", traffic="shadow"),
         ],
     )
-    nothing = {"errors": None, "clicks": None, "money": None}
+    nothing = {"n_errors": 0, "clicks": None, "money": None}
     assert built.sums() == {
         ("a", 5): {"n_requests": 2, "n_predictions": 3, "latency": 30.0, **nothing},
-        ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "errors": 1.0},
+        ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "n_errors": 1},
     }
 
 
