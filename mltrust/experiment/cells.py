@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mltrust.metrics import Metric
 from mltrust.slices import OVERALL, Slice, name_slice
 from mltrust.states.moments import Moments, merge
+from mltrust.states.replicates import Replicates
 
 #: The block that counts all units.
 UNITS = "units"
@@ -26,6 +27,11 @@ class Arm(NamedTuple):
     variant: str
     phase: int
     crossed: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> "Arm":
+        """The arm of a cell by its values of ARM_KEYS."""
+        return cls(values["variant"], int(values["phase"]), values["crossed"] == CROSSED)
 
 
 Blocks = Mapping[str, Moments]
@@ -111,13 +117,15 @@ class ExperimentStates:
     """Overall, and the slices of every declared set of attributes, in the order of the conf.
 
     `by_day` holds all units by the day of their first exposure, `counts_by_day` the number of units by day and slice
-    of each attribute alone. `note` says in words what the reduction left together, if anything.
+    of each attribute alone. `replicates` holds the metrics' blocks of all units where the conf asks for resampling.
+    `note` says in words what the reduction left together, if anything.
     """
 
     overall: SliceStates
     sets: Mapping[tuple[str, ...], Sequence[SliceStates]]
     by_day: Mapping[date, SliceStates] = field(default_factory=dict)
     counts_by_day: Mapping[Slice, Mapping[date, SliceStates]] = field(default_factory=dict)
+    replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)
     note: str = ""
 
     def levels(self) -> list[list[SliceStates]]:
@@ -137,8 +145,7 @@ def slices_of(cells: Iterable[tuple[Mapping[str, str], Blocks]], attributes: Seq
     found: dict[Slice, dict[Arm, dict[str, Moments]]] = {}
     for values, blocks in cells:
         arms = found.setdefault(name_slice({name: values[name] for name in attributes}), {})
-        arm = Arm(values["variant"], int(values["phase"]), values["crossed"] == CROSSED)
-        _add(arms.setdefault(arm, {}), blocks)
+        _add(arms.setdefault(Arm.of(values), {}), blocks)
     return [SliceStates(where, arms) for where, arms in sorted(found.items(), key=lambda item: item[0])]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates, mature_block
 from mltrust.experiment.looks import Looks, looks
 from mltrust.experiment.methods import Compared, at_every_look, at_planned_looks, fixed
+from mltrust.experiment.resampling import resampled
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.slices import OVERALL
@@ -109,7 +110,9 @@ def effects(states: ExperimentStates, experiment: Experiment, as_of: date) -> li
 
 def _overall(states: ExperimentStates, experiment: Experiment, as_of: date) -> dict[str, list[_Reading]]:
     """Readings of all units by method, in the order of the metrics; the leading method first."""
-    found: dict[str, list[_Reading]] = {"leading": [], "by past": [], "plain": [], "without crossed": []}
+    found: dict[str, list[_Reading]] = {
+        name: [] for name in ("leading", "by past", "plain", "resampled", "without crossed")
+    }
     known = looks(states, experiment) if experiment.inference != "fixed" else None
     by_past = experiment.pre_days is not None
     for metric in experiment.metrics:
@@ -124,6 +127,8 @@ def _overall(states: ExperimentStates, experiment: Experiment, as_of: date) -> d
                 found["by past" if by_past else "plain"].append(best._replace(leads=False))
             if by_past:
                 found["plain"].append(plain._replace(leads=False))
+            if (drawn := resampled(states, experiment, metric, treatment)) is not None:
+                found["resampled"].append(_Reading(metric, treatment, states.overall, drawn, leads=False))
             found["without crossed"] += _without_crossed(states.overall, experiment, metric, treatment, by_past)
     return found
 

@@ -17,6 +17,10 @@ UnitKind = Literal["unit_id", "request", "bucket_id"]
 
 
 Inference = Literal["fixed", "always_valid", "group_sequential"]
+Resampling = Literal["bootstrap", "jackknife"]
+#: Replicates where the conf names none, and the fewest that it may name: a jackknife's are groups of units.
+REPLICATES: dict[Resampling, int] = {"bootstrap": 1000, "jackknife": 64}
+FEWEST_REPLICATES: dict[Resampling, int] = {"bootstrap": 200, "jackknife": 50}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Experiment:
     columns in `covariates`, summed over the unit's whole production traffic of that many days before its exposure
     day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
-    sequential tests are sharpest.
+    sequential tests are sharpest. With `resampling` the overall effects are given by that method too, from
+    `replicates` of the units.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -66,6 +71,8 @@ class Experiment:
     covariates: tuple[str, ...] = ()
     inference: Inference = "fixed"
     horizon: int | None = None
+    resampling: Resampling | None = None
+    replicates: int | None = None
     rules: Rules = field(default_factory=Rules)
     alpha: float = 0.05
     srm_alpha: float = 0.001
@@ -99,6 +106,15 @@ class Experiment:
                 raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"horizon is {self.horizon} units, expected 1 or more")
+        if self.replicates is not None and self.resampling is None:
+            raise ValueError("replicates without resampling; say bootstrap or jackknife")
+        if self.resampling is not None and self.n_replicates < FEWEST_REPLICATES[self.resampling]:
+            raise ValueError(
+                f"replicates is {self.replicates}, expected {FEWEST_REPLICATES[self.resampling]} or more for a "
+                f"{self.resampling}"
+            )
+        if self.resampling == "jackknife" and self.unit == "bucket_id":
+            raise ValueError("resampling jackknife: the units are buckets, too few to be left out in groups")
         if self.pre_days is not None and self.pre_days < 1:
             raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
         if self.pre_days is None and self.covariates:
@@ -141,6 +157,11 @@ class Experiment:
     @property
     def start(self) -> date:
         return min(self.phases)
+
+    @property
+    def n_replicates(self) -> int:
+        """Replicates of the units; 0 without resampling."""
+        return 0 if self.resampling is None else self.replicates or REPLICATES[self.resampling]
 
     @property
     def past_since(self) -> date:

@@ -10,6 +10,7 @@ from mltrust.experiment.cells import (
     DAY,
     PAST,
     UNITS,
+    Arm,
     ExperimentStates,
     by_day,
     mature_block,
@@ -19,10 +20,13 @@ from mltrust.experiment.cells import (
     slices_by_day,
     slices_of,
 )
+from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 from mltrust.spark.moments import Block, CellSet, cardinality, cells
+from mltrust.spark.replicates import ResampledSet, replicates
 from mltrust.spark.units import exposed_units, mature_column, unit_frame, value_column
+from mltrust.states.replicates import Replicates
 
 
 def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
@@ -39,8 +43,14 @@ def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
 
 def _metric_block(metric: Metric, experiment: Experiment) -> Block:
     past = past_names(experiment.past_columns(metric))
+    values = _values(metric)
+    return values._replace(sources=(*values.sources, *past), columns=(*values.columns, *past))
+
+
+def _values(metric: Metric) -> Block:
+    """The block of a metric's columns without covariates."""
     values = tuple(value_column(metric, column) for column in metric.columns())
-    return Block(metric_block(metric), (*values, *past), (*metric.columns(), *past))
+    return Block(metric_block(metric), values, metric.columns())
 
 
 def states(
@@ -52,7 +62,10 @@ def states(
     max_cells: int,
     max_values: int,
 ) -> ExperimentStates:
-    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass."""
+    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass.
+
+    A conf that asks for resampling costs a second pass, over the units with only their metrics.
+    """
     attributes = tuple(sorted(experiment.slices.attributes))
     units = exposed_units(exposures, experiment, as_of)
     size = cardinality(units, attributes, max_values)
@@ -62,7 +75,7 @@ def states(
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
     reduced = _reduced(frame, experiment, attributes, finest=n_cells <= max_cells)
-    return replace(reduced, note="; ".join(notes))
+    return replace(reduced, replicates=_replicates(frame, experiment), note="; ".join(notes))
 
 
 def _reduced(
@@ -89,3 +102,12 @@ def _reduced(
             item for name, its in zip(attributes, counts, strict=True) for item in slices_by_day(its, name).items()
         ),
     )
+
+
+def _replicates(frame: DataFrame, experiment: Experiment) -> dict[Arm, dict[str, Replicates]]:
+    blocks = tuple(_values(metric) for metric in experiment.metrics if metric.kind in RESAMPLED_KINDS)
+    if experiment.resampling is None or not blocks:
+        return {}
+    own = ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)
+    [found] = replicates(frame, [own])
+    return {Arm.of(cell.values): cell.states for cell in found}

@@ -366,7 +366,7 @@ def unit_frame(
             | {name: F.coalesce(name, F.lit(0.0)) for name in map(past_column, experiment.all_past_columns())}
             | ({} if experiment.pre_days is None else {NO_PAST: F.coalesce(NO_PAST, F.lit(True))})
         )
-        .drop(*_sum_names(experiment), "unit_id")
+        .drop(*_sum_names(experiment))
     )
 
 

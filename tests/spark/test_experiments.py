@@ -137,3 +137,20 @@ def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
         assert found.mean[0] == pytest.approx(mean, rel=1e-12)
         assert found.var("c4") == pytest.approx(variance, rel=1e-12)
     assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
+
+
+def test_resampling_costs_one_more_pass_over_the_same_units(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        states = read(tables)
+    with count_jobs() as resampled:
+        drawn = read(tables, replace(EXPERIMENT, resampling="jackknife"))
+    with count_jobs() as narrow:
+        read(tables, replace(EXPERIMENT, metrics=METRICS[:1], resampling="jackknife"))
+    assert plain.n < resampled.n == narrow.n <= 2 * plain.n
+    assert states.replicates == {}
+    for arm, blocks in drawn.replicates.items():
+        for metric in METRICS:
+            moments = drawn.overall.moments(metric, arm.variant)
+            found = blocks[metric_block(metric)]
+            assert (found.n, found.n_replicates) == (moments.n, 64)
+            assert found.column(metric.numerator)[0] == pytest.approx(moments.n * moments.mean[0], rel=1e-12)
