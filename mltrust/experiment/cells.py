@@ -118,6 +118,7 @@ class ExperimentStates:
 
     `by_day` holds all units by the day of their first exposure, `counts_by_day` the number of units by day and slice
     of each attribute alone. `replicates` holds the metrics' blocks of all units where the conf asks for resampling.
+    `fairness` holds, per slice of its attributes, the columns of predictions by variant and phase.
     `note` says in words what the reduction left together, if anything.
     """
 
@@ -126,6 +127,7 @@ class ExperimentStates:
     by_day: Mapping[date, SliceStates] = field(default_factory=dict)
     counts_by_day: Mapping[Slice, Mapping[date, SliceStates]] = field(default_factory=dict)
     replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)
+    fairness: Mapping[Slice, Mapping[tuple[str, int], Replicates]] = field(default_factory=dict)
     note: str = ""
 
     def levels(self) -> list[list[SliceStates]]:

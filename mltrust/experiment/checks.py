@@ -1,10 +1,12 @@
 """Is the experiment valid? Every check, the failed ones first."""
 
+from collections.abc import Sequence
 from math import isnan
 
 from mltrust.experiment.balance import imbalances
 from mltrust.experiment.cells import ExperimentStates
 from mltrust.experiment.check import Check
+from mltrust.experiment.disparities import Disparity, fairness_checks
 from mltrust.experiment.mismatch import mismatches
 from mltrust.experiment.paradox import paradoxes
 from mltrust.experiment.spec import Experiment
@@ -12,9 +14,10 @@ from mltrust.slices import n_attributes
 from mltrust.verdicts import Verdict
 
 
-def checks(states: ExperimentStates, experiment: Experiment) -> list[Check]:
+def checks(states: ExperimentStates, experiment: Experiment, disparities: Sequence[Disparity] = ()) -> list[Check]:
     """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
     found = [*mismatches(states, experiment), *imbalances(states, experiment), *paradoxes(states, experiment)]
+    found += fairness_checks(disparities, experiment)
     return sorted(found, key=_rank)
 
 

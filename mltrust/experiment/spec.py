@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
+from mltrust.experiment.fairness import Fairness
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -53,7 +54,7 @@ class Experiment:
     day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
     sequential tests are sharpest. With `resampling` the overall effects are given by that method too, from
-    `replicates` of the units.
+    `replicates` of the units. With `fairness` predictions are compared over slices.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -73,6 +74,7 @@ class Experiment:
     horizon: int | None = None
     resampling: Resampling | None = None
     replicates: int | None = None
+    fairness: Fairness | None = None
     rules: Rules = field(default_factory=Rules)
     alpha: float = 0.05
     srm_alpha: float = 0.001
@@ -115,6 +117,11 @@ class Experiment:
             )
         if self.resampling == "jackknife" and self.unit == "bucket_id":
             raise ValueError("resampling jackknife: the units are buckets, too few to be left out in groups")
+        if self.fairness is not None:
+            if strange := set(self.fairness.attributes) - set(self.slices.attributes):
+                raise ValueError(f"fairness: {', '.join(sorted(strange))} is no attribute of slices")
+            if self.unit == "bucket_id":
+                raise ValueError("fairness: the units are buckets, and slices vary within a bucket")
         if self.pre_days is not None and self.pre_days < 1:
             raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
         if self.pre_days is None and self.covariates:
@@ -230,5 +237,11 @@ class Experiment:
                 f"covariates: {name} is no metric column of log {self.log!r}; "
                 f"expected one of {', '.join((*columns.names(), *BUILT_IN_COLUMNS))}"
                 for name in unknown_covariates
+            ]
+            + [
+                f"fairness.predictions: {each.predictions!r} is no prediction of log {self.log!r}; "
+                f"expected one of {', '.join(columns.predictions) or '(none declared)'}"
+                for each in [self.fairness]
+                if each is not None and each.predictions not in columns.predictions
             ]
         )

@@ -1,10 +1,12 @@
 """The states of an experiment from its unit tables."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
 from pyspark.sql import DataFrame
 
+from mltrust.experiment import fairness
 from mltrust.experiment.cells import (
     ARM_KEYS,
     DAY,
@@ -23,8 +25,9 @@ from mltrust.experiment.cells import (
 from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
+from mltrust.slices import Slice, name_slice
 from mltrust.spark.moments import Block, CellSet, cardinality, cells
-from mltrust.spark.replicates import ResampledSet, replicates
+from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
 from mltrust.spark.units import exposed_units, mature_column, unit_frame, value_column
 from mltrust.states.replicates import Replicates
 
@@ -64,18 +67,18 @@ def states(
 ) -> ExperimentStates:
     """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass.
 
-    A conf that asks for resampling costs a second pass, over the units with only their metrics.
+    A conf that asks for resampling or fairness costs one more pass, over the units with only what that needs.
     """
     attributes = tuple(sorted(experiment.slices.attributes))
     units = exposed_units(exposures, experiment, as_of)
     size = cardinality(units, attributes, max_values)
-    frame = unit_frame(units, days, experiment, as_of, size.kept)
+    frame = unit_frame(units, days, _with_fairness(experiment), as_of, size.kept)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
     reduced = _reduced(frame, experiment, attributes, finest=n_cells <= max_cells)
-    return replace(reduced, replicates=_replicates(frame, experiment), note="; ".join(notes))
+    return replace(_resampled(reduced, frame, experiment), note="; ".join(notes))
 
 
 def _reduced(
@@ -104,10 +107,47 @@ def _reduced(
     )
 
 
-def _replicates(frame: DataFrame, experiment: Experiment) -> dict[Arm, dict[str, Replicates]]:
+def _with_fairness(experiment: Experiment) -> Experiment:
+    """The experiment with the columns of predictions among its metrics, for the frame of units alone."""
+    if experiment.fairness is None:
+        return experiment
+    return replace(experiment, metrics=(*experiment.metrics, *experiment.fairness.metrics()))
+
+
+def _resampled(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
+    """The states with replicates of the metrics, and of the columns of predictions by slice; one pass for both."""
+    sets = [*_metrics_set(experiment), *_fairness_sets(experiment)]
+    if not sets:
+        return states
+    found = dict(zip(sets, replicates(frame, sets), strict=True))
+    return replace(
+        states,
+        replicates={Arm.of(cell.values): cell.states for own in _metrics_set(experiment) for cell in found[own]},
+        fairness=_by_slice(cell for own in _fairness_sets(experiment) for cell in found[own]),
+    )
+
+
+def _metrics_set(experiment: Experiment) -> list[ResampledSet]:
     blocks = tuple(_values(metric) for metric in experiment.metrics if metric.kind in RESAMPLED_KINDS)
     if experiment.resampling is None or not blocks:
-        return {}
-    own = ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)
-    [found] = replicates(frame, [own])
-    return {Arm.of(cell.values): cell.states for cell in found}
+        return []
+    return [ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)]
+
+
+def _fairness_sets(experiment: Experiment) -> list[ResampledSet]:
+    if experiment.fairness is None:
+        return []
+    sources = tuple(value_column(metric, metric.numerator) for metric in experiment.fairness.metrics())
+    block = Block(fairness.BLOCK, sources, fairness.COLUMNS)
+    return [
+        ResampledSet(("variant", "phase", attribute), (block,), "jackknife", fairness.BUCKETS)
+        for attribute in experiment.fairness.attributes
+    ]
+
+
+def _by_slice(cells: Iterable[ResampledCell]) -> dict[Slice, dict[tuple[str, int], Replicates]]:
+    found: dict[Slice, dict[tuple[str, int], Replicates]] = {}
+    for cell in cells:
+        where = name_slice({name: value for name, value in cell.values.items() if name not in ARM_KEYS})
+        found.setdefault(where, {})[cell.values["variant"], int(cell.values["phase"])] = cell.states[fairness.BLOCK]
+    return dict(sorted(found.items()))

@@ -11,10 +11,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mltrust.experiment import fairness
 from mltrust.experiment.cells import UNITS, ExperimentStates, metric_block
+from mltrust.experiment.fairness import Fairness
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import Metric
-from mltrust.slices import Slicing
+from mltrust.metrics import Metric, prediction_columns
+from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
 from tests.conftest import CountJobs
 
@@ -137,6 +139,39 @@ def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
         assert found.mean[0] == pytest.approx(mean, rel=1e-12)
         assert found.var("c4") == pytest.approx(variance, rel=1e-12)
     assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
+
+
+def with_predictions(tables: Tables) -> Tables:
+    """The tables with columns of a prediction; a tenth of the units have no scored one."""
+    scored = F.when(F.col("unit_id") % 10 != 0, F.col("c0") + 1)
+    given = {name: F.col(f"c{at}") for at, name in enumerate(prediction_columns("p"))}
+    return tables._replace(days=tables.days.withColumns(given | {"p_scored": scored}))
+
+
+def test_fairness_is_read_by_slice_in_the_pass_of_the_resampling(tables: Tables, count_jobs: CountJobs) -> None:
+    told = with_predictions(tables)
+    of_metrics = replace(EXPERIMENT, resampling="bootstrap", replicates=200)
+    with count_jobs() as resampled:
+        alone = read(told, of_metrics)
+    assert alone.fairness == {}
+    with count_jobs() as both:
+        states = read(told, replace(of_metrics, fairness=Fairness("p", ("s0", "s3"), 3)))
+    assert both.n == resampled.n
+    assert states.replicates.keys() == alone.replicates.keys()
+    assert {where.slice_key for where in states.fairness} == {"s0", "s3"}
+    expected = (
+        told.days.where("experiment_id = 'e' AND day < '2026-10-08' AND p_scored IS NOT NULL")
+        .join(told.exposures, "unit_id")
+        .groupBy("variant", F.col("slice_values")["s3"].alias("value"))
+        .agg(F.count_distinct("unit_id").alias("n"), *(F.sum(f"p_{name}").alias(name) for name in fairness.COLUMNS))
+        .collect()
+    )
+    assert len(expected) > 20
+    for sums in expected:
+        found = states.fairness[Slice("s3", sums["value"])][sums["variant"], 0]
+        assert (found.n, found.n_replicates) == (sums["n"], fairness.BUCKETS)
+        for name in fairness.COLUMNS:
+            assert found.column(name)[0] == pytest.approx(sums[name], rel=1e-12)
 
 
 def test_resampling_costs_one_more_pass_over_the_same_units(tables: Tables, count_jobs: CountJobs) -> None:
