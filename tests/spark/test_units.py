@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -381,6 +382,23 @@ def test_the_columns_of_predictions_are_the_measures_of_the_rows(spark: SparkSes
     assert total["residual"] == pytest.approx((labels - scores).sum())
     assert total["log_loss"] / n == pytest.approx(log_loss(labels, scores))
     assert total["squared_error"] / n == pytest.approx(brier_score_loss(labels, scores))
+
+
+def test_scores_are_read_only_where_a_prediction_is_declared(spark: SparkSession, tmp_path: Path) -> None:
+    frame(spark, [row(at(5), "r1", "a", variant="c")], LOG).write.parquet(f"{tmp_path}/log")
+    rows = units.production(spark.read.parquet(f"{tmp_path}/log"), AS_OF)
+    told = frame(spark, [outcome(at(6), "1", "sale", request="r1")], OUTCOMES)
+    current = units.current_outcomes(told, units.corrected(told), AS_OF)
+    exposed = units.exposures(units.candidates(rows, EXPERIMENT), EXPERIMENT)
+    resolved = units.resolved(current, rows, EXPERIMENT)
+    counting = units.counted_outcomes(current, resolved, exposed, EXPERIMENT)
+    counted = units.counted(rows, exposed, EXPERIMENT)
+    scans = []
+    for columns in (COLUMNS, replace(COLUMNS, predictions={})):
+        days = units.unit_days(counted, counting, EXPERIMENT, columns)
+        plan = days._jdf.queryExecution().executedPlan().toString()
+        scans.append(sum("FileScan" in line and "prediction_score#" in line for line in plan.splitlines()))
+    assert scans == [2, 0]
 
 
 def test_a_delay_is_the_days_from_the_row_or_from_the_units_first_exposure(spark: SparkSession) -> None:
