@@ -4,6 +4,7 @@ A kind says which columns of a unit it needs, how they become an arm, and how tw
 is one decorated function: conf validation, the Spark reduction and the readout pick it up.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -28,12 +29,51 @@ class RequestColumn:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeColumn:
-    """A column summed over a unit's outcomes named `outcome`: of their values, or of how many there are."""
+    """A column summed over a unit's outcomes named `outcome`: of their values, of how many there are, of delays.
+
+    A delay is the time in days from the row that the outcome belongs to, or, where it is keyed by unit, from the
+    unit's first exposure.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     outcome: str
-    aggregate: Literal["sum", "count"] = "sum"
+    aggregate: Literal["sum", "count", "delay"] = "sum"
+
+
+#: The columns of a declared prediction, each after its name and "_".
+PREDICTION_COLUMNS = (
+    "scored",
+    "positives",
+    "scores",
+    "residual",
+    "log_loss",
+    "squared_error",
+    "selected",
+    "true_positives",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionColumns:
+    """Columns of the logged score as the probability that an outcome named `outcome`, of a value above 0, follows.
+
+    A row is `selected` from `threshold` on. Rows whose score is missing or outside [0, 1] are not scored.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    outcome: str
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, expected a probability in [0, 1]")
+
+
+def prediction_columns(name: str) -> tuple[str, ...]:
+    """The metric columns that the prediction declared as `name` gives."""
+    return tuple(f"{name}_{column}" for column in PREDICTION_COLUMNS)
 
 
 RESERVED = frozenset(
@@ -61,18 +101,22 @@ class MetricColumns:
 
     requests: dict[str, RequestColumn] = field(default_factory=dict)
     outcomes: dict[str, OutcomeColumn] = field(default_factory=dict)
+    predictions: dict[str, PredictionColumns] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if twice := self.requests.keys() & self.outcomes.keys():
-            raise ValueError(f"{', '.join(sorted(twice))}: declared under both requests and outcomes")
-        for name in self.names():
+        if twice := [name for name, n in Counter(self.names()).items() if n > 1]:
+            raise ValueError(
+                f"{', '.join(sorted(twice))}: declared twice among requests, outcomes and the columns of predictions"
+            )
+        for name in (*self.names(), *self.predictions):
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(
                     f"column {name!r}: expected letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
                 )
 
     def names(self) -> tuple[str, ...]:
-        return (*self.requests, *self.outcomes)
+        of_predictions = (column for name in self.predictions for column in prediction_columns(name))
+        return (*self.requests, *self.outcomes, *of_predictions)
 
 
 #: What every experiment can use without declaring it.

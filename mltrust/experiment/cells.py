@@ -11,6 +11,7 @@ from mltrust.experiment.spec import Search
 from mltrust.metrics import KINDS, Metric
 from mltrust.slices import OVERALL, Slice, name_slice
 from mltrust.states.moments import Moments, merge
+from mltrust.states.replicates import Replicates
 
 #: The block that counts all units.
 UNITS = "units"
@@ -40,6 +41,11 @@ class Arm(NamedTuple):
     variant: str
     phase: int
     crossed: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> "Arm":
+        """The arm of a cell by its values of ARM_KEYS."""
+        return cls(values["variant"], int(values["phase"]), values["crossed"] == YES)
 
 
 Blocks = Mapping[str, Moments]
@@ -171,7 +177,9 @@ class ExperimentStates:
     the trigger held and those for which it never did, `overlaps` the units of another experiment by its variants,
     `buckets` the numbers of units in a bucket and of those that the declared hash puts there. `halves` are the slices
     of every crossing that a search looks at, found on the first half of the units and confirmed on the second.
-    `rejects` counts records of each arm that ingest refused. `note` says in words what the reduction left together.
+    `rejects` counts records of each arm that ingest refused. `replicates` holds the metrics' blocks of all units if
+    the conf asks for resampling, `fairness`, per slice of its attributes, the columns of predictions by variant and
+    phase. `note` says in words what the reduction left together.
     """
 
     overall: SliceStates
@@ -184,6 +192,8 @@ class ExperimentStates:
     buckets: Mapping[str, Bucket] = field(default_factory=dict)
     halves: tuple[Crossings, Crossings] = field(default_factory=lambda: ({}, {}))
     rejects: Mapping[str, int] = field(default_factory=dict)
+    replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)
+    fairness: Mapping[Slice, Mapping[tuple[str, int], Replicates]] = field(default_factory=dict)
     note: str = ""
 
     def nested(self) -> list[list[Sequence[SliceStates]]]:
@@ -204,8 +214,7 @@ def slices_of(cells: Iterable[tuple[Mapping[str, str], Blocks]], attributes: Seq
     found: dict[Slice, dict[Arm, dict[str, Moments]]] = {}
     for values, blocks in cells:
         arms = found.setdefault(name_slice({name: values[name] for name in attributes}), {})
-        arm = Arm(values["variant"], int(values["phase"]), values["crossed"] == YES)
-        _add(arms.setdefault(arm, {}), blocks)
+        _add(arms.setdefault(Arm.of(values), {}), blocks)
     return [SliceStates(where, arms) for where, arms in sorted(found.items(), key=lambda item: item[0])]
 
 

@@ -6,6 +6,7 @@ from math import isnan
 from mltrust.experiment.balance import imbalances
 from mltrust.experiment.cells import ExperimentStates
 from mltrust.experiment.check import Check
+from mltrust.experiment.disparities import Disparity, fairness_checks
 from mltrust.experiment.effects import Effect
 from mltrust.experiment.interaction import interactions
 from mltrust.experiment.mismatch import mismatches
@@ -18,7 +19,12 @@ from mltrust.slices import n_attributes
 from mltrust.verdicts import Verdict
 
 
-def checks(states: ExperimentStates, experiment: Experiment, effects: Sequence[Effect]) -> list[Check]:
+def checks(
+    states: ExperimentStates,
+    experiment: Experiment,
+    effects: Sequence[Effect],
+    disparities: Sequence[Disparity] = (),
+) -> list[Check]:
     """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
     found = [
         *mismatches(states, experiment),
@@ -28,6 +34,7 @@ def checks(states: ExperimentStates, experiment: Experiment, effects: Sequence[E
         *oddities(states, experiment, effects),
         *interactions(states, experiment),
         *worst_slices(states, experiment),
+        *fairness_checks(disparities, experiment),
     ]
     return sorted(found, key=_rank)
 

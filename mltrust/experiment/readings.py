@@ -15,6 +15,7 @@ from mltrust.experiment.methods import (
     diluted,
     fixed,
 )
+from mltrust.experiment.resampling import resampled
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 from mltrust.stats.means import Comparison
@@ -55,6 +56,7 @@ def overall_readings(states: ExperimentStates, experiment: Experiment, as_of: da
             if by_past:
                 found["plain"].append(plain._replace(leads=False))
     return found | {
+        "resampled": list(_resampled(states, experiment)),
         "without crossed": list(_without_crossed(states, experiment)),
         **{
             f"post-stratified by {' x '.join(names)}": list(_post_stratified(names, slices, states, experiment))
@@ -114,6 +116,13 @@ def _without_crossed(states: ExperimentStates, experiment: Experiment) -> Iterat
     for metric, treatment in _each(experiment):
         found = _fixed(rest, experiment, metric, treatment, by_past=by_past)
         yield _named(found, f"{found.comparison.method}, without crossed units")
+
+
+def _resampled(states: ExperimentStates, experiment: Experiment) -> Iterator[Reading]:
+    """By replicates of the units, where the conf asks for them."""
+    for metric, treatment in _each(experiment):
+        if (drawn := resampled(states, experiment, metric, treatment)) is not None:
+            yield Reading(metric, treatment, states.overall, drawn, leads=False)
 
 
 def _post_stratified(

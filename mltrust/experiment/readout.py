@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from mltrust.experiment.cells import ExperimentStates
 from mltrust.experiment.check import Check
 from mltrust.experiment.checks import checks
+from mltrust.experiment.disparities import FAIRNESS, Disparity, disparities
 from mltrust.experiment.effects import Effect, effects
 from mltrust.experiment.spec import Experiment
 from mltrust.slices import Slice, n_attributes
@@ -26,21 +27,22 @@ class Readout(NamedTuple):
     reasons: tuple[str, ...]
     effects: tuple[Effect, ...]
     checks: tuple[Check, ...]
+    disparities: tuple[Disparity, ...] = ()
 
 
 def readout(states: ExperimentStates, experiment: Experiment, as_of: date) -> Readout:
     """Reads an experiment's states as of a day: effects, what speaks against them, and the recommendation."""
-    found = effects(states, experiment, as_of)
-    checked = checks(states, experiment, found)
+    found, unlike = effects(states, experiment, as_of), disparities(states, experiment)
+    checked = checks(states, experiment, found, unlike)
     deciding = [row.verdict for row in found if row.decides] + [row.verdict for row in checked if row.decides]
     recommendation, reasons = _recommend(found, checked, experiment, as_of)
-    return Readout(combine(deciding), recommendation, tuple(reasons), tuple(found), tuple(checked))
+    return Readout(combine(deciding), recommendation, tuple(reasons), tuple(found), tuple(checked), tuple(unlike))
 
 
 def _recommend(
     effects: Sequence[Effect], checked: Sequence[Check], experiment: Experiment, as_of: date
 ) -> tuple[Recommendation, list[str]]:
-    if failed := [each for each in checked if each.decides and each.verdict is Verdict.BREACH]:
+    if failed := [each for each in checked if each.check != FAIRNESS and each.decides and _fails(each)]:
         return "invalid", [_of_check(each) for each in failed]
     deciding = [each for each in effects if each.decides]
     said = {
@@ -49,6 +51,9 @@ def _recommend(
         ]
         for verdict in Verdict
     }
+    for row in checked:
+        if row.check == FAIRNESS and row.decides and row.verdict is not Verdict.PASS:
+            said[row.verdict].append(_of_check(row))
     if said[Verdict.BREACH]:
         return "do not ship", said[Verdict.BREACH]
     if waits := _waits(experiment, as_of):
@@ -119,6 +124,10 @@ def _doubts(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
     metrics = {"", *(each.metric for each in deciding)}
     about = [each for each in checked if each.metric in metrics and (each.verdict is Verdict.BREACH or _warns(each))]
     return [_of_check(each) for name in _WARNINGS for each in about if each.check == name]
+
+
+def _fails(row: Check) -> bool:
+    return row.verdict is Verdict.BREACH
 
 
 def _warns(row: Check) -> bool:

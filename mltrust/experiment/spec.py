@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import ClassVar, Literal
 
 from mltrust.experiment.assignment import Assignment
+from mltrust.experiment.fairness import Fairness
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -19,6 +20,10 @@ UnitKind = Literal["unit_id", "request", "bucket_id"]
 
 Inference = Literal["fixed", "always_valid", "group_sequential"]
 Interference = Literal["none", "possible"]
+Resampling = Literal["bootstrap", "jackknife"]
+#: Replicates where the conf names none, and the fewest that it may name: a jackknife's are groups of units.
+REPLICATES: dict[Resampling, int] = {"bootstrap": 1000, "jackknife": 64}
+FEWEST_REPLICATES: dict[Resampling, int] = {"bootstrap": 200, "jackknife": 50}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ class Experiment:
     columns in `covariates`, summed over the unit's whole production traffic of that many days before its exposure
     day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
-    sequential tests are sharpest.
+    sequential tests are sharpest. With `resampling` the overall effects are given by that method too, from
+    `replicates` of the units. With `fairness` predictions are compared over slices.
 
     `trigger` is a SQL expression on a record: units for which it ever held, in any arm, are also read alone.
     `served_by` names the model versions that may answer each arm, `assignment` how units came to their buckets,
@@ -94,6 +100,9 @@ class Experiment:
     covariates: tuple[str, ...] = ()
     inference: Inference = "fixed"
     horizon: int | None = None
+    resampling: Resampling | None = None
+    replicates: int | None = None
+    fairness: Fairness | None = None
     rules: Rules = field(default_factory=Rules)
     trigger: str | None = None
     served_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -132,6 +141,20 @@ class Experiment:
                 raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"horizon is {self.horizon} units, expected 1 or more")
+        if self.replicates is not None and self.resampling is None:
+            raise ValueError("replicates without resampling; say bootstrap or jackknife")
+        if self.resampling is not None and self.n_replicates < FEWEST_REPLICATES[self.resampling]:
+            raise ValueError(
+                f"replicates is {self.replicates}, expected {FEWEST_REPLICATES[self.resampling]} or more for a "
+                f"{self.resampling}"
+            )
+        if self.resampling == "jackknife" and self.unit == "bucket_id":
+            raise ValueError("resampling jackknife: the units are buckets, too few to be left out in groups")
+        if self.fairness is not None:
+            if strange := set(self.fairness.attributes) - set(self.slices.attributes):
+                raise ValueError(f"fairness: {', '.join(sorted(strange))} is no attribute of slices")
+            if self.unit == "bucket_id":
+                raise ValueError("fairness: the units are buckets, and slices vary within a bucket")
         if self.pre_days is not None and self.pre_days < 1:
             raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
         if self.pre_days is None and self.covariates:
@@ -181,6 +204,11 @@ class Experiment:
     @property
     def start(self) -> date:
         return min(self.phases)
+
+    @property
+    def n_replicates(self) -> int:
+        """Replicates of the units; 0 without resampling."""
+        return 0 if self.resampling is None else self.replicates or REPLICATES[self.resampling]
 
     @property
     def past_since(self) -> date:
@@ -249,5 +277,11 @@ class Experiment:
                 f"covariates: {name} is no metric column of log {self.log!r}; "
                 f"expected one of {', '.join((*columns.names(), *BUILT_IN_COLUMNS))}"
                 for name in unknown_covariates
+            ]
+            + [
+                f"fairness.predictions: {each.predictions!r} is no prediction of log {self.log!r}; "
+                f"expected one of {', '.join(columns.predictions) or '(none declared)'}"
+                for each in [self.fairness]
+                if each is not None and each.predictions not in columns.predictions
             ]
         )

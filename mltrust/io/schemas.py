@@ -116,6 +116,16 @@ _CHECKS = _result(
     reason STRING NOT NULL, decides BOOLEAN NOT NULL""",
     "experiment_id",
 )
+_FAIRNESS = _result(
+    "experiment_fairness",
+    ("experiment_id", "as_of", "variant", "measure", "slice_key", "slice_value"),
+    f"""experiment_id STRING NOT NULL, variant STRING NOT NULL, predictions STRING NOT NULL, measure STRING NOT NULL,
+    {_SLICE}, n_units BIGINT NOT NULL, n_predictions BIGINT NOT NULL, value DOUBLE, std_error DOUBLE, df DOUBLE,
+    ci_low DOUBLE, ci_high DOUBLE, difference DOUBLE, difference_ci_low DOUBLE, difference_ci_high DOUBLE,
+    pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE, verdict STRING NOT NULL,
+    reason STRING NOT NULL""",
+    "experiment_id",
+)
 _ERASURES = Table(
     "erasures",
     f"""erasure_id STRING NOT NULL, revision BIGINT NOT NULL, unit_hash STRING NOT NULL, state STRING NOT NULL,
@@ -265,6 +275,7 @@ _FIXED = (
     ),
     _EFFECTS,
     _CHECKS,
+    _FAIRNESS,
     _LOG_HEALTH,
     _OUTCOME_HEALTH,
     _ERASURES,

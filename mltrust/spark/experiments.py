@@ -1,12 +1,13 @@
 """The states of an experiment from its unit tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mltrust.experiment import fairness
 from mltrust.experiment.cells import (
     AGREES,
     ARM_KEYS,
@@ -21,6 +22,7 @@ from mltrust.experiment.cells import (
     TRIGGERED,
     UNITS,
     YES,
+    Arm,
     Bucket,
     Crossings,
     ExperimentStates,
@@ -41,9 +43,12 @@ from mltrust.experiment.cells import (
     squares_block,
     trend_block,
 )
+from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Metric
+from mltrust.slices import Slice, name_slice
 from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
 from mltrust.spark.units import (
     capped_column,
     exposed_units,
@@ -56,6 +61,7 @@ from mltrust.spark.units import (
     value_column,
     with_overlaps,
 )
+from mltrust.states.replicates import Replicates
 
 
 def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
@@ -72,8 +78,14 @@ def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
 
 def _metric_block(metric: Metric, experiment: Experiment) -> Block:
     past = past_names(experiment.past_columns(metric))
+    values = _values(metric)
+    return values._replace(sources=(*values.sources, *past), columns=(*values.columns, *past))
+
+
+def _values(metric: Metric) -> Block:
+    """The block of a metric's columns without covariates."""
     values = tuple(value_column(metric, column) for column in metric.columns())
-    return Block(metric_block(metric), (*values, *past), (*metric.columns(), *past))
+    return Block(metric_block(metric), values, metric.columns())
 
 
 def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
@@ -127,6 +139,7 @@ def states(
 
     `others` are the exposures of other experiments on the same kind of unit, `rejects` the records of the log that
     ingest refused.
+    A conf that asks for resampling or fairness costs one more pass, over the units with only what that needs.
     """
     attributes = tuple(sorted(experiment.slices.attributes))
     units = exposed_units(exposures, experiment, as_of)
@@ -134,13 +147,16 @@ def states(
     if others is not None and overlaps:
         units = with_overlaps(units, others, overlaps, as_of)
     size = cardinality(units, attributes, max_values)
-    caps = quantile_caps(unit_frame(units, days, experiment, as_of, {}), experiment)
-    frame = unit_frame(units, days, experiment, as_of, size.kept, caps)
+    framed = _with_fairness(experiment)
+    caps = quantile_caps(unit_frame(units, days, framed, as_of, {}), framed)
+    frame = unit_frame(units, days, framed, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
-    reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
+    reduced = _resampled(
+        _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells), frame, experiment
+    )
     lost = {} if rejects is None else rejected(rejects, experiment)
     return replace(reduced, rejects=lost, note="; ".join(notes))
 
@@ -203,3 +219,49 @@ def _halves(found: list[Cell], search: Search | None) -> tuple[Crossings, Crossi
         return {}, {}
     first, second = ([cell for cell in found if cell.values[HALF] == half] for half in ("0", "1"))
     return crossings(first, search), crossings(second, search)
+
+
+def _with_fairness(experiment: Experiment) -> Experiment:
+    """The experiment with the columns of predictions among its metrics, for the frame of units alone."""
+    if experiment.fairness is None:
+        return experiment
+    return replace(experiment, metrics=(*experiment.metrics, *experiment.fairness.metrics()))
+
+
+def _resampled(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
+    """The states with replicates of the metrics, and of the columns of predictions by slice; one pass for both."""
+    sets = [*_metrics_set(experiment), *_fairness_sets(experiment)]
+    if not sets:
+        return states
+    found = dict(zip(sets, replicates(frame, sets), strict=True))
+    return replace(
+        states,
+        replicates={Arm.of(cell.values): cell.states for own in _metrics_set(experiment) for cell in found[own]},
+        fairness=_by_slice(cell for own in _fairness_sets(experiment) for cell in found[own]),
+    )
+
+
+def _metrics_set(experiment: Experiment) -> list[ResampledSet]:
+    blocks = tuple(_values(metric) for metric in experiment.metrics if metric.kind in RESAMPLED_KINDS)
+    if experiment.resampling is None or not blocks:
+        return []
+    return [ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)]
+
+
+def _fairness_sets(experiment: Experiment) -> list[ResampledSet]:
+    if experiment.fairness is None:
+        return []
+    sources = tuple(value_column(metric, metric.numerator) for metric in experiment.fairness.metrics())
+    block = Block(fairness.BLOCK, sources, fairness.COLUMNS)
+    return [
+        ResampledSet(("variant", "phase", attribute), (block,), "jackknife", fairness.BUCKETS)
+        for attribute in experiment.fairness.attributes
+    ]
+
+
+def _by_slice(cells: Iterable[ResampledCell]) -> dict[Slice, dict[tuple[str, int], Replicates]]:
+    found: dict[Slice, dict[tuple[str, int], Replicates]] = {}
+    for cell in cells:
+        where = name_slice({name: value for name, value in cell.values.items() if name not in ARM_KEYS})
+        found.setdefault(where, {})[cell.values["variant"], int(cell.values["phase"])] = cell.states[fairness.BLOCK]
+    return dict(sorted(found.items()))

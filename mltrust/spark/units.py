@@ -29,6 +29,7 @@ from mltrust.experiment.cells import (
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import BUILT_IN_COLUMNS, KINDS, Metric, MetricColumns
 from mltrust.slices import MISSING, OTHER, Slicing, interval_names
+from mltrust.spark import predictions
 
 
 def production(log: DataFrame, as_of: datetime) -> DataFrame:
@@ -215,13 +216,15 @@ def current_outcomes(outcomes: DataFrame, corrections: DataFrame, as_of: datetim
 
 _KEYS = ("request_id", "item_id", "unit_id", "event_time")
 _OUTCOME = ("name", "value", "event_date")
+_COUNTED = (*_OUTCOME, "score", "delay")
 
 
 def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, same_day: bool = False) -> DataFrame:
-    """Outcomes keyed by request with the `unit` and `request_time` of the row that they follow most closely.
+    """Outcomes keyed by request with `unit`, `request_time` and `score` of the row that they follow most closely.
 
     That is the last row of the request (of its item, where the outcome names one) at or before the outcome; with
-    both keys the request decides. Those without such a row are left out. `same_day` looks for it on their own day.
+    both keys the request decides. Of rows at the same time the one that is last by unit, item and model gives the
+    score. Those without such a row are left out. `same_day` looks for it on their own day.
     """
     requests = unit_rows(rows, experiment).where(F.col("unit").isNotNull())
     belongs = follows()
@@ -230,18 +233,25 @@ def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, sa
     keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
     found = keyed.join(requests.select(*_REQUEST).alias("r"), belongs)
     last = F.max(F.struct("r.event_time", "r.unit"))
+    # An aggregate of its own, so that scores are read only where a metric column needs them.
+    score = F.max_by("r.prediction_score", F.struct(*(f"r.{name}" for name in _LAST_ROW)))
     return (
         found.groupBy("o.outcome_id", "o.event_date")
-        .agg(last.alias("last"), *(F.first(f"o.{name}").alias(name) for name in ("name", "value")))
+        .agg(
+            last.alias("last"),
+            score.alias("score"),
+            *(F.first(f"o.{name}").alias(name) for name in ("name", "value", "event_time")),
+        )
         .select(
-            *("outcome_id", "name", "value", "event_date"),
+            *("outcome_id", "name", "value", "event_date", "event_time", "score"),
             F.col("last.unit").alias("unit"),
             F.col("last.event_time").alias("request_time"),
         )
     )
 
 
-_REQUEST = ("request_id", "item_id", "event_time", "event_date", "unit")
+_LAST_ROW = ("event_time", "unit", "item_id", "model_name", "model_version")
+_REQUEST = (*_LAST_ROW, "request_id", "event_date", "prediction_score")
 
 
 def follows() -> Column:
@@ -256,19 +266,31 @@ def counted_outcomes(
 ) -> DataFrame:
     """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
 
-    Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count.
+    `score` is that of their row, null where they are keyed by unit, and `delay` the days since their row, or since
+    the unit's first exposure. Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count;
+    there those keyed by unit have no delay.
     """
+    without_score = F.lit(None).cast("double").alias("score")
     unit_keyed = outcomes.where(F.col("request_id").isNull()).withColumnRenamed("unit_id", "unit")
+    of_requests = resolved_outcomes.withColumn("delay", _days_since("request_time"))
     if exposed is None:
-        own = unit_keyed.where(F.col("unit").isNotNull()).select("unit", *_OUTCOME)
-        return resolved_outcomes.select("unit", *_OUTCOME).unionByName(own)
+        own = unit_keyed.where(F.col("unit").isNotNull()).withColumn("delay", F.lit(None).cast("double"))
+        return of_requests.select("unit", *_COUNTED).unionByName(
+            own.select("unit", *_OUTCOME, without_score, "delay")
+        )
     first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
-    counts = resolved_outcomes.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
-    by_request = counts.select("unit", *_OUTCOME)
+    counts = of_requests.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
+    by_request = counts.select("unit", *_COUNTED)
     if experiment.unit != "unit_id":
         return by_request
     by_unit = unit_keyed.join(first, "unit").where(F.col("event_time") >= F.col("first_exposure"))
-    return by_request.unionByName(by_unit.select("unit", *_OUTCOME))
+    delay = _days_since("first_exposure").alias("delay")
+    return by_request.unionByName(by_unit.select("unit", *_OUTCOME, without_score, delay))
+
+
+def _days_since(time: str) -> Column:
+    """Days from a time to that of the event."""
+    return (F.unix_micros("event_time") - F.unix_micros(time)) / F.lit(86_400_000_000)
 
 
 def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
@@ -290,14 +312,18 @@ def unit_days(
         F.count("*").alias("n_predictions"),
         F.count_if(F.col("status") == "error").alias("n_errors"),
         *(_aggregate(F.expr(each.value), each.aggregate).alias(name) for name, each in columns.requests.items()),
+        *predictions.of_rows(columns),
     )
     outcome_sums = [
-        _aggregate(F.when(F.col("name") == each.outcome, F.col("value")), each.aggregate).alias(name)
+        _aggregate(
+            F.when(F.col("name") == each.outcome, F.col(_OUTCOME_VALUE[each.aggregate])), each.aggregate
+        ).alias(name)
         for name, each in columns.outcomes.items()
     ]
     joined = of_requests
-    if outcome_sums:
-        days = counting_outcomes.groupBy("unit", F.col("event_date").alias("day")).agg(*outcome_sums)
+    if outcome_sums or columns.predictions:
+        per_day = counting_outcomes.groupBy("unit", F.col("event_date").alias("day"))
+        days = per_day.agg(*outcome_sums, *predictions.of_outcomes(columns))
         joined = of_requests.join(days, ["unit", "day"], "full")
     return joined.select(
         F.lit(experiment.experiment_id).alias("experiment_id"),
@@ -305,13 +331,19 @@ def unit_days(
         F.col("unit").alias("unit_id"),
         "day",
         *(F.coalesce(name, F.lit(0)).alias(name) for name in BUILT_IN_COLUMNS),
-        *columns.names(),
+        *columns.requests,
+        *columns.outcomes,
+        *predictions.of_days(columns),
     )
+
+
+#: What of an outcome an aggregate is of.
+_OUTCOME_VALUE = {"sum": "value", "count": "value", "delay": "delay"}
 
 
 def _aggregate(value: Column, how: str) -> Column:
     """A sum, or a count of what is not null, which is null where there is nothing to count."""
-    return F.sum(value.cast("double")) if how == "sum" else F.nullif(F.count(value), F.lit(0)).cast("double")
+    return F.nullif(F.count(value), F.lit(0)).cast("double") if how == "count" else F.sum(value.cast("double"))
 
 
 def value_column(metric: Metric, column: str) -> str:
@@ -440,7 +472,7 @@ def unit_frame(
         .withColumns(
             {squares_column(metric): _squares(metric) for metric in experiment.metrics if has_squares(metric)}
         )
-        .drop(*_sum_names(experiment), "unit_id")
+        .drop(*_sum_names(experiment))
     )
 
 

@@ -1,6 +1,7 @@
 """From landing files to a verdict: what the jobs leave in the tables and in MLflow."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 from pyspark.sql import functions as F
 
 from jobs import analyze_experiment, build_units, ingest_logs, simulate_traffic
+from mltrust import conf
 from mltrust.contract import Reason
 from mltrust.errors import ConfError, DataError
 from mltrust.io.tracking import MAX_METRICS
@@ -134,6 +136,35 @@ def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None
     effects = {(row["metric"], row["slice_key"], row["slice_value"]): row["effect"] for row in rows}
     assert run.data.metrics["effect/conversion/overall"] == effects["conversion", "", ""]
     assert run.data.metrics["effect/conversion/device:tablet"] == effects["conversion", "device", "tablet"]
+
+
+def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(world: World, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.conf, tmp_path / "conf")
+    config = folder / "experiments/ranker_v2.yaml"
+    with config.open("a") as conf_file:
+        conf_file.write(
+            "fairness: {predictions: purchase, attributes: [device], window_days: 7, max_gap: {tpr: 0.5}}\n"
+        )
+    assert analyze_experiment.run(world.spark, conf.load(config, "local"), AS_OF) in tuple(Exit)
+    where = {"experiment_id": "ranker_v2"}
+    rows = world.lake().read("experiment_fairness", where=where).collect()
+    slices = [row for row in rows if row["slice_key"] == "device" and not row["slice_value"].startswith("(g")]
+    log = world.lake().read("inference_log").where("traffic = 'production'")
+    assert {row["slice_value"] for row in slices} == {
+        row[0] for row in log.select("features.device").distinct().collect()
+    }
+    rates = [row for row in slices if row["measure"] == "selection_rate" and row["value"] is not None]
+    assert all(0 <= row["value"] <= 1 and row["n_predictions"] >= row["n_units"] > 0 for row in rates)
+    checks = world.lake().read("experiment_checks", where=where).where("check = 'fairness'").collect()
+    assert [(row["metric"], row["treatment"], row["decides"]) for row in checks] == [
+        ("purchase_tpr", "treatment", True)
+    ]
+    assert (
+        "### Fairness over slices"
+        in newest_run(world, "analyze_experiment ranker_v2").data.tags["mlflow.note.content"]
+    )
+    analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
+    assert world.lake().read("experiment_fairness", where=where).count() == 0
 
 
 def test_every_result_row_names_its_run_conf_and_input_versions(world: World) -> None:

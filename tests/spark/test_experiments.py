@@ -11,11 +11,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from mltrust.experiment import fairness
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, squares_block, trend_block
+from mltrust.experiment.fairness import Fairness
 from mltrust.experiment.spec import Experiment, Search
-from mltrust.metrics import Metric
-from mltrust.slices import Slicing
+from mltrust.metrics import Metric, prediction_columns
+from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
 from tests.conftest import CountJobs
 
@@ -221,3 +223,53 @@ def test_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spa
     assert one > 0
     assert many < 1.1 * one
     assert own > 2 * one  # so the comparison would tell
+
+
+def with_predictions(tables: Tables) -> Tables:
+    """The tables with columns of a prediction; a tenth of the units have no scored one."""
+    scored = F.when(F.col("unit_id") % 10 != 0, F.col("c0") + 1)
+    given = {name: F.col(f"c{at}") for at, name in enumerate(prediction_columns("p"))}
+    return tables._replace(days=tables.days.withColumns(given | {"p_scored": scored}))
+
+
+def test_fairness_is_read_by_slice_in_the_pass_of_the_resampling(tables: Tables, count_jobs: CountJobs) -> None:
+    told = with_predictions(tables)
+    of_metrics = replace(EXPERIMENT, resampling="bootstrap", replicates=200)
+    with count_jobs() as resampled:
+        alone = read(told, of_metrics)
+    assert alone.fairness == {}
+    with count_jobs() as both:
+        states = read(told, replace(of_metrics, fairness=Fairness("p", ("s0", "s3"), 3)))
+    assert both.n == resampled.n
+    assert states.replicates.keys() == alone.replicates.keys()
+    assert {where.slice_key for where in states.fairness} == {"s0", "s3"}
+    expected = (
+        told.days.where("experiment_id = 'e' AND day < '2026-10-08' AND p_scored IS NOT NULL")
+        .join(told.exposures, "unit_id")
+        .groupBy("variant", F.col("slice_values")["s3"].alias("value"))
+        .agg(F.count_distinct("unit_id").alias("n"), *(F.sum(f"p_{name}").alias(name) for name in fairness.COLUMNS))
+        .collect()
+    )
+    assert len(expected) > 20
+    for sums in expected:
+        found = states.fairness[Slice("s3", sums["value"])][sums["variant"], 0]
+        assert (found.n, found.n_replicates) == (sums["n"], fairness.BUCKETS)
+        for name in fairness.COLUMNS:
+            assert found.column(name)[0] == pytest.approx(sums[name], rel=1e-12)
+
+
+def test_resampling_costs_one_more_pass_over_the_same_units(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        states = read(tables)
+    with count_jobs() as resampled:
+        drawn = read(tables, replace(EXPERIMENT, resampling="jackknife"))
+    with count_jobs() as narrow:
+        read(tables, replace(EXPERIMENT, metrics=METRICS[:1], resampling="jackknife"))
+    assert plain.n < resampled.n == narrow.n <= 2 * plain.n
+    assert states.replicates == {}
+    for arm, blocks in drawn.replicates.items():
+        for metric in METRICS:
+            moments = drawn.overall.moments(metric, arm.variant)
+            found = blocks[metric_block(metric)]
+            assert (found.n, found.n_replicates) == (moments.n, 64)
+            assert found.column(metric.numerator)[0] == pytest.approx(moments.n * moments.mean[0], rel=1e-12)

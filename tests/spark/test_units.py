@@ -4,15 +4,28 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 from mltrust.errors import ConfError
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import BUILT_IN_COLUMNS, Cap, Metric, MetricColumns, OutcomeColumn, RequestColumn
+from mltrust.metrics import (
+    BUILT_IN_COLUMNS,
+    PREDICTION_COLUMNS,
+    Cap,
+    Metric,
+    MetricColumns,
+    OutcomeColumn,
+    PredictionColumns,
+    RequestColumn,
+    prediction_columns,
+)
 from mltrust.slices import Slicing
 from mltrust.spark import units
 from mltrust.spark.units import mature_column, value_column
@@ -20,6 +33,7 @@ from tests.spark.frames import frame
 
 LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
 model_name STRING, model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
+prediction_score DOUBLE,
 experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>,
 features STRUCT<device: STRING>"""
 OUTCOMES = """event_date DATE, event_time TIMESTAMP, outcome_id STRING, revision BIGINT, request_id STRING,
@@ -29,7 +43,12 @@ COLUMNS = MetricColumns(
     requests={
         "latency": RequestColumn("latency_ms"),
     },
-    outcomes={"clicks": OutcomeColumn("click", "count"), "money": OutcomeColumn("sale")},
+    outcomes={
+        "clicks": OutcomeColumn("click", "count"),
+        "money": OutcomeColumn("sale"),
+        "wait": OutcomeColumn("sale", "delay"),
+    },
+    predictions={"sale": PredictionColumns("sale"), "click": PredictionColumns("click", threshold=0.2)},
 )
 CLICKED = Metric("clicked", "proportion", "clicks", role="goal", window_days=2)
 MONEY = Metric("money", "mean", "money", missing="exclude")
@@ -65,9 +84,11 @@ def row(
     version: str = "1",
     carries: str = "e",
     latency: float | None = 10.0,
+    score: float | None = 0.25,
 ) -> tuple[object, ...]:
     element = [(carries, bucket, variant)]
-    return (when.date(), when, request, item, unit, "m", version, traffic, status, latency, element, (device,))
+    model = ("m", version, traffic, status, latency, score)
+    return (when.date(), when, request, item, unit, *model, element, (device,))
 
 
 def outcome(
@@ -114,10 +135,22 @@ class Built:
         }
 
     def sums(self) -> dict[tuple[str, int], dict[str, object]]:
-        names = (*BUILT_IN_COLUMNS, *COLUMNS.names())
+        names = (*BUILT_IN_COLUMNS, *COLUMNS.requests, *COLUMNS.outcomes)
         return {
             (each["unit_id"], each["day"].day): {name: each[name] for name in names} for each in self.days.collect()
         }
+
+    def predictions(self, name: str) -> dict[tuple[str, int], dict[str, float | None]]:
+        """The columns of a prediction that are not null, by unit and day; days without any are left out."""
+        found = {
+            (each["unit_id"], each["day"].day): {
+                column.removeprefix(f"{name}_"): each[column]
+                for column in prediction_columns(name)
+                if each[column] is not None
+            }
+            for each in self.days.collect()
+        }
+        return {key: columns for key, columns in found.items() if columns}
 
     def frame(self, kept: dict[str, tuple[str, ...]] | None = None) -> DataFrame:
         exposed = units.exposed_units(self.exposures, self.experiment, self.as_of)
@@ -301,7 +334,7 @@ def test_days_hold_the_sums_of_all_production_rows_from_the_first_exposure_on(sp
             row(at(6, 1), "r4", "a", variant="c", traffic="shadow"),
         ],
     )
-    nothing = {"n_errors": 0, "clicks": None, "money": None}
+    nothing = {"n_errors": 0, "clicks": None, "money": None, "wait": None}
     assert built.sums() == {
         ("a", 5): {"n_requests": 2, "n_predictions": 3, "latency": 30.0, **nothing},
         ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "n_errors": 1},
@@ -365,6 +398,147 @@ def test_an_outcome_belongs_to_the_last_row_of_its_request_before_it(spark: Spar
     outcomes = [outcome(at(5, 9), "1", request="r1"), outcome(at(6, 9), "2", request="r1")]
     clicks = {key: each["clicks"] for key, each in Built(spark, rows, outcomes).sums().items()}
     assert clicks == {("a", 5): 1.0, ("b", 6): 1.0}
+
+
+def test_a_prediction_counts_on_its_day_and_its_outcome_adds_the_difference_on_its_own(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 10), "r1", "a", variant="c", score=0.8),
+        row(at(5, 11), "r2", "a", variant="c", score=0.3),
+        row(at(5, 12), "r3", "a", variant="c", score=None, status="error"),
+        row(at(6), "r4", "a", variant="c", score=0.5),
+    ]
+    outcomes = [
+        outcome(at(7), "1", "sale", 9.0, request="r1"),
+        outcome(at(7), "2", "sale", 0.0, request="r2"),  # an outcome of value 0 is none
+        outcome(at(7), "3", "sale", 1.0, request="r3"),  # of a row without a score
+        outcome(at(7), "4", "sale", 1.0, unit="a"),  # of no prediction
+        outcome(at(7), "5", "click", 1.0, request="r2"),
+        outcome(at(6, 13), "6", "sale", 1.0, request="r4"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found["a", 5] == pytest.approx(
+        {
+            "scored": 2.0,
+            "scores": 1.1,
+            "residual": -1.1,
+            "log_loss": -log(0.2) - log(0.7),
+            "squared_error": 0.64 + 0.09,
+            "selected": 1.0,
+        }
+    )
+    assert found["a", 6] == pytest.approx(
+        {
+            "scored": 1.0,
+            "positives": 1.0,
+            "scores": 0.5,
+            "residual": 0.5,
+            "log_loss": -log(0.5),
+            "squared_error": 0.25,
+            "selected": 1.0,
+            "true_positives": 1.0,
+        }
+    )
+    assert found["a", 7] == pytest.approx(
+        {
+            "positives": 1.0,
+            "residual": 1.0,
+            "log_loss": log(0.2) - log(0.8),
+            "squared_error": 1 - 1.6,
+            "true_positives": 1.0,
+        }
+    )
+    assert found.keys() == {("a", 5), ("a", 6), ("a", 7)}
+    clicks = Built(spark, rows, outcomes).predictions("click")
+    assert (clicks["a", 5]["selected"], clicks["a", 7]["true_positives"]) == (2.0, 1.0)  # from 0.2 on
+
+
+def test_a_score_that_is_no_probability_is_not_scored_and_a_certain_one_has_a_finite_loss(
+    spark: SparkSession,
+) -> None:
+    rows = [
+        *(row(at(5), f"r{n}", "a", variant="c", score=x) for n, x in enumerate((-0.1, 1.1, float("nan"), None))),
+        row(at(6), "sure", "a", variant="c", score=1.0),
+        row(at(7), "never", "a", variant="c", score=0.0),
+    ]
+    outcomes = [
+        outcome(at(8, 1), "1", "sale", 1.0, request="r1"),
+        outcome(at(6, 13), "2", "sale", 1.0, request="sure"),
+        outcome(at(7, 13), "3", "sale", 1.0, request="never"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found.keys() == {("a", 6), ("a", 7)}
+    assert found["a", 6]["log_loss"] == pytest.approx(0, abs=1e-12)
+    assert found["a", 7]["log_loss"] == pytest.approx(-log(1e-15))
+
+
+def test_an_outcome_of_a_whole_request_belongs_to_its_last_item_at_that_time_whatever_the_scores(
+    spark: SparkSession,
+) -> None:
+    rows = [
+        row(at(5, 9), "r1", "a", variant="c", item="z", score=0.9),
+        row(at(5, 10), "r1", "a", variant="c", item="i1", score=0.7),
+        row(at(5, 10), "r1", "a", variant="c", item="i2", score=0.1),
+    ]
+    outcomes = [
+        outcome(at(6), "1", "sale", 1.0, request="r1"),
+        outcome(at(7), "2", "sale", 1.0, request="r1", item="i1"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found["a", 6]["squared_error"] == pytest.approx(1 - 2 * 0.1)
+    assert found["a", 7]["squared_error"] == pytest.approx(1 - 2 * 0.7)
+
+
+def test_the_columns_of_predictions_are_the_measures_of_the_rows(spark: SparkSession) -> None:
+    """Against scikit-learn on the rows themselves, of outcomes that follow up to three days later."""
+    rng = np.random.default_rng(5)
+    scores, labels = rng.uniform(0.01, 0.99, 60), rng.random(60) < 0.4
+    rows = [row(at(5, n % 24), f"r{n}", f"u{n % 7}", variant="c", score=float(x)) for n, x in enumerate(scores)]
+    outcomes = [
+        outcome(at(5 + n % 4, 23), f"o{n}", "sale", 2.0, request=f"r{n}") for n, label in enumerate(labels) if label
+    ]
+    days = Built(spark, rows, outcomes).predictions("sale").values()
+    total = {name: sum(each.get(name) or 0.0 for each in days) for name in PREDICTION_COLUMNS}
+    (tn, fp), (fn, tp) = confusion_matrix(labels, scores >= 0.5).tolist()
+    n, negatives = total["scored"], total["scored"] - total["positives"]
+    assert (n, total["positives"], total["selected"], total["true_positives"]) == (60, tp + fn, tp + fp, tp)
+    assert (negatives, total["selected"] - total["true_positives"]) == (tn + fp, fp)
+    assert total["scores"] == pytest.approx(scores.sum())
+    assert total["residual"] == pytest.approx((labels - scores).sum())
+    assert total["log_loss"] / n == pytest.approx(log_loss(labels, scores))
+    assert total["squared_error"] / n == pytest.approx(brier_score_loss(labels, scores))
+
+
+def test_scores_are_read_only_where_a_prediction_is_declared(spark: SparkSession, tmp_path: Path) -> None:
+    frame(spark, [row(at(5), "r1", "a", variant="c")], LOG).write.parquet(f"{tmp_path}/log")
+    rows = units.production(spark.read.parquet(f"{tmp_path}/log"), AS_OF)
+    told = frame(spark, [outcome(at(6), "1", "sale", request="r1")], OUTCOMES)
+    current = units.current_outcomes(told, units.corrected(told), AS_OF)
+    exposed = units.exposures(units.candidates(rows, EXPERIMENT), EXPERIMENT)
+    resolved = units.resolved(current, rows, EXPERIMENT)
+    counting = units.counted_outcomes(current, resolved, exposed, EXPERIMENT)
+    counted = units.counted(rows, exposed, EXPERIMENT)
+    scans = []
+    for columns in (COLUMNS, replace(COLUMNS, predictions={})):
+        days = units.unit_days(counted, counting, EXPERIMENT, columns)
+        plan = days._jdf.queryExecution().executedPlan().toString()
+        scans.append(sum("FileScan" in line and "prediction_score#" in line for line in plan.splitlines()))
+    assert scans == [2, 0]
+
+
+def test_a_delay_is_the_days_from_the_row_or_from_the_units_first_exposure(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 6), "r1", "a", variant="c"),
+        row(at(5, 12), "r2", "a", variant="c"),
+        row(at(5, 12), "r2", "a", variant="c", item="i2"),
+    ]
+    outcomes = [
+        outcome(at(6, 0), "1", "sale", 3.0, request="r2"),
+        outcome(at(7, 12), "2", "sale", 3.0, request="r2", item="i2"),
+        outcome(at(7, 18), "3", "sale", 0.0, unit="a"),
+        outcome(at(8), "4", "click", request="r1"),
+    ]
+    built = Built(spark, rows, outcomes)
+    assert {day: each["wait"] for (_, day), each in built.sums().items()} == {5: None, 6: 0.5, 7: 4.5, 8: None}
 
 
 def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark: SparkSession) -> None:
