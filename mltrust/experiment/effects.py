@@ -225,8 +225,8 @@ def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experim
 def _judge(reading: _Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
     """The verdict of one effect: pass where the wanted claim is shown, breach where harm is, else inconclusive."""
     metric, compared, alpha = reading.metric, reading.comparison, experiment.alpha
-    if too_small := _too_small(metric, compared, experiment):
-        return Verdict.INCONCLUSIVE, too_small
+    if words := too_small(metric, compared, experiment):
+        return Verdict.INCONCLUSIVE, words
     if isnan(qvalue):
         return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"
     better = (compared.effect > 0) == (metric.direction == "increase")
@@ -250,7 +250,8 @@ def _judge(reading: _Reading, qvalue: float, experiment: Experiment) -> tuple[Ve
     )
 
 
-def _too_small(metric: Metric, compared: Comparison, experiment: Experiment) -> str:
+def too_small(metric: Metric, compared: Comparison, experiment: Experiment) -> str:
+    """Why a slice has no verdict; '' where it has one."""
     least = MIN_BUCKETS if experiment.unit == "bucket_id" else MIN_UNITS
     smaller = min(compared.n_control, compared.n_treatment)
     if smaller < least:

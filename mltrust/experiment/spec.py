@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
+from mltrust.experiment.plan import Plan
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -67,6 +68,7 @@ class Experiment:
     inference: Inference = "fixed"
     horizon: int | None = None
     rules: Rules = field(default_factory=Rules)
+    plan: Plan = field(default_factory=Plan)
     alpha: float = 0.05
     srm_alpha: float = 0.001
     decision_set: tuple[str, ...] | None = None
