@@ -152,7 +152,7 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
     which the treatment was better than that.
     """
     alpha, now = experiment.alpha, looks[-1]
-    counts = [_counts(metric, each.comparison) for each in looks]
+    counts = [is_readable(metric, each.comparison) for each in looks]
     held = confidence_sequence(
         [_look(each.comparison, counts=told) for each, told in zip(looks, counts, strict=True)],
         alpha=alpha,
@@ -195,7 +195,7 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
     )
 
 
-def _counts(metric: Metric, compared: Comparison) -> bool:
+def is_readable(metric: Metric, compared: Comparison) -> bool:
     """Whether there are enough units, and of a share enough of both kinds, for the effect to be normal."""
     n = {"n_control": compared.n_control, "n_treatment": compared.n_treatment}
     if KINDS[metric.kind].unit_value != "any" or not all(n.values()):

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.fairness import Fairness
+from mltrust.experiment.plan import Plan
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -109,6 +110,7 @@ class Experiment:
     assignment: Assignment | None = None
     search: Search | None = None
     interference: Interference | None = None
+    plan: Plan = field(default_factory=Plan)
     alpha: float = 0.05
     srm_alpha: float = 0.001
     decision_set: tuple[str, ...] | None = None

@@ -126,6 +126,18 @@ _FAIRNESS = _result(
     reason STRING NOT NULL""",
     "experiment_id",
 )
+_PLANS = _result(
+    "experiment_plans",
+    ("experiment_id", "as_of", "treatment", "metric", "slice_key", "slice_value", "method", "weeks"),
+    f"""experiment_id STRING NOT NULL, treatment STRING NOT NULL, metric STRING NOT NULL, {_SLICE},
+    method STRING NOT NULL, weeks BIGINT NOT NULL, role STRING NOT NULL, claim STRING NOT NULL,
+    is_extrapolated BOOLEAN NOT NULL, n_control BIGINT NOT NULL, n_treatment BIGINT NOT NULL,
+    n_units BIGINT NOT NULL, mean_control DOUBLE, std_error DOUBLE, half_width DOUBLE, mde DOUBLE, rel_mde DOUBLE,
+    target DOUBLE, power DOUBLE, n_needed DOUBLE, variance_reduction DOUBLE, alpha DOUBLE NOT NULL,
+    n_family BIGINT NOT NULL, leads BOOLEAN NOT NULL, decides BOOLEAN NOT NULL, verdict STRING NOT NULL,
+    reason STRING NOT NULL""",
+    "experiment_id",
+)
 _ERASURES = Table(
     "erasures",
     f"""erasure_id STRING NOT NULL, revision BIGINT NOT NULL, unit_hash STRING NOT NULL, state STRING NOT NULL,
@@ -276,6 +288,7 @@ _FIXED = (
     _EFFECTS,
     _CHECKS,
     _FAIRNESS,
+    _PLANS,
     _LOG_HEALTH,
     _OUTCOME_HEALTH,
     _ERASURES,

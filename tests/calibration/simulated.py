@@ -116,8 +116,8 @@ def main() -> int:
     parser.add_argument("--demo", type=int, nargs="*", default=[], help="seeds of the demo")
     parser.add_argument("--first", type=int, default=1, help="the first seed of the clean ones")
     given = parser.parse_args()
-    confs = [conf.load(path, "local") for path in sorted((ROOT / "conf/experiments").glob("*.yaml"))]
     demo, _ = conf.read(Simulation, ROOT / "conf/simulations/demo.yaml")
+    confs = [conf.load(ROOT / f"conf/experiments/{name}.yaml", "local") for name in demo.experiments]
     spark = runtime.session(confs[0].settings, "simulated")
     failed = sum(_demo(spark, replace(demo, seed=seed), confs) for seed in given.demo)
     if given.clean:
