@@ -151,6 +151,13 @@ class SliceStates:
         ]
 
 
+class Resalted(NamedTuple):
+    """The control's units under new salts: sums of a metric's columns about `centre`, and of their products."""
+
+    replicates: Replicates
+    centre: tuple[float, ...]
+
+
 Crossings = Mapping[Slice, SliceStates]
 
 
@@ -179,7 +186,8 @@ class ExperimentStates:
     of every crossing that a search looks at, found on the first half of the units and confirmed on the second.
     `rejects` counts records of each arm that ingest refused. `replicates` holds the metrics' blocks of all units if
     the conf asks for resampling, `fairness`, per slice of its attributes, the columns of predictions by variant and
-    phase. `note` says in words what the reduction left together.
+    phase, `resalted` the A/A tests by metric, if the conf asks for them. `note` says in words what the reduction left
+    together.
     """
 
     overall: SliceStates
@@ -192,6 +200,7 @@ class ExperimentStates:
     buckets: Mapping[str, Bucket] = field(default_factory=dict)
     halves: tuple[Crossings, Crossings] = field(default_factory=lambda: ({}, {}))
     rejects: Mapping[str, int] = field(default_factory=dict)
+    resalted: Mapping[str, Resalted] = field(default_factory=dict)
     replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)
     fairness: Mapping[Slice, Mapping[tuple[str, int], Replicates]] = field(default_factory=dict)
     note: str = ""

@@ -13,6 +13,7 @@ from mltrust.experiment.mismatch import mismatches
 from mltrust.experiment.oddities import oddities
 from mltrust.experiment.paradox import paradoxes
 from mltrust.experiment.randomisation import randomisations
+from mltrust.experiment.resalting import resaltings
 from mltrust.experiment.search import worst_slices
 from mltrust.experiment.spec import Experiment
 from mltrust.slices import n_attributes
@@ -32,6 +33,7 @@ def checks(
         *imbalances(states, experiment),
         *paradoxes(states, experiment),
         *oddities(states, experiment, effects),
+        *resaltings(states, experiment),
         *interactions(states, experiment),
         *worst_slices(states, experiment),
         *fairness_checks(disparities, experiment),

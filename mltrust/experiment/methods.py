@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from math import inf, isnan, nan
 from typing import NamedTuple
 
-from mltrust.experiment.cells import NO_PAST, SliceStates, past_column
+import numpy as np
+
+from mltrust.experiment.cells import NO_PAST, SliceStates, mature_block, past_column
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.states.moments import Moments
@@ -118,6 +120,71 @@ def by_slices(slices: Sequence[SliceStates], experiment: Experiment, metric: Met
     to_arms = plain(metric)
     pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in moments]).pairs]
     return _compared(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None)
+
+
+def value_limits(metric: Metric) -> tuple[float, float] | None:
+    """What a unit's value can be at least and at most, as far as the metric says so; None without limits.
+
+    A capped sum is taken to be 0 or more.
+    """
+    if KINDS[metric.kind].unit_value == "any":
+        return 0.0, 1.0
+    return (0.0, metric.cap.at) if metric.cap is not None and metric.cap.at is not None else None
+
+
+def whatever_is_missing(
+    states: SliceStates, experiment: Experiment, metric: Metric, treatment: str, limits: tuple[float, float]
+) -> Compared | None:
+    """The comparison with missing values at the limits that are worst and best for the effect; None without missing.
+
+    The interval reaches from the lower limit of the worst to the upper limit of the best; the effect is their middle,
+    and the p-value the larger of both, 1 where they have not the same sign.
+
+    References
+    ----------
+    Horowitz, J. L. and Manski, C. F. (2000). Nonparametric analysis of randomized experiments with missing covariate
+    and outcome data. Journal of the American Statistical Association 95, 77-84.
+    """
+    phases, arms = experiment.comparable_phases(treatment), (experiment.control, treatment)
+    known = [states.moments(metric, arm, phases) for arm in arms]
+    missing = [
+        states.count(mature_block(metric), arm, phases) - state.n for arm, state in zip(arms, known, strict=True)
+    ]
+    if not any(missing) or not all(state.n for state in known):
+        return None
+    low, high = limits
+    worst, best = (_filled(known, missing, values, metric, experiment.alpha) for values in ((high, low), (low, high)))
+    comparison = worst._replace(
+        method="bounds of what is missing",
+        effect=(worst.effect + best.effect) / 2,
+        std_error=max(worst.std_error, best.std_error),
+        mean_control=(worst.mean_control + best.mean_control) / 2,
+        mean_treatment=(worst.mean_treatment + best.mean_treatment) / 2,
+        df=nan,
+        statistic=nan,
+        pvalue=max(worst.pvalue, best.pvalue) if worst.effect * best.effect > 0 else 1.0,
+        ci_low=worst.ci_low,
+        ci_high=best.ci_high,
+        rel_effect=nan,
+        rel_ci_low=nan,
+        rel_ci_high=nan,
+    )
+    return Compared(comparison, (), None, nan, (best.ci_high - worst.ci_low) / 2)
+
+
+def _filled(
+    known: Sequence[Moments], missing: Sequence[int], values: Sequence[float], metric: Metric, alpha: float
+) -> Comparison:
+    """The comparison of (control, treatment) with all missing units of an arm at one value."""
+    whole = [state + _constant(state, n, value) for state, n, value in zip(known, missing, values, strict=True)]
+    control, treatment = plain(metric)(*whole)
+    return KINDS[metric.kind].compare(control=control, treatment=treatment, alpha=alpha)
+
+
+def _constant(state: Moments, n: int, value: float) -> Moments:
+    """n units that all have one value."""
+    k = len(state.columns)
+    return Moments(state.columns, n, np.full(k, value), np.zeros((k, k)))
 
 
 def diluted(triggered: Compared, overall: Compared, share: float, alpha: float) -> Compared:

@@ -14,6 +14,8 @@ from mltrust.experiment.methods import (
     by_slices,
     diluted,
     fixed,
+    value_limits,
+    whatever_is_missing,
 )
 from mltrust.experiment.resampling import resampled
 from mltrust.experiment.spec import Experiment
@@ -62,6 +64,7 @@ def overall_readings(states: ExperimentStates, experiment: Experiment, as_of: da
             f"post-stratified by {' x '.join(names)}": list(_post_stratified(names, slices, states, experiment))
             for names, slices in states.sets.items()
         },
+        "bounds": list(_bounds(states, experiment)),
         "triggered": list(_triggered(states, experiment)),
         "diluted": list(_diluted(states, experiment)),
     }
@@ -138,6 +141,17 @@ def _post_stratified(
         plain = fixed(states.overall, experiment, metric, treatment).comparison
         reading = Reading(metric, treatment, states.overall, compared, False, _reduction(compared, plain))
         yield _named(reading, f"post-stratified by {' x '.join(names)}")
+
+
+def _bounds(states: ExperimentStates, experiment: Experiment) -> Iterator[Reading]:
+    """With all missing values as bad for the treatment as they can be, and as good: what holds whatever they are."""
+    for metric, treatment in _each(experiment):
+        limits = value_limits(metric)
+        if limits is None or metric.missing != "exclude" or experiment.ratio_changes(treatment):
+            continue
+        compared = whatever_is_missing(states.overall, experiment, metric, treatment, limits)
+        if compared is not None:
+            yield Reading(metric, treatment, states.overall, compared, leads=False)
 
 
 def _triggered(states: ExperimentStates, experiment: Experiment) -> Iterator[Reading]:

@@ -83,7 +83,8 @@ class Experiment:
 
     `trigger` is a SQL expression on a record: units for which it ever held, in any arm, are also read alone.
     `served_by` names the model versions that may answer each arm, `assignment` how units came to their buckets,
-    `interference` whether a unit's variant may act on other units.
+    `interference` whether a unit's variant may act on other units. `salts` is the number of A/A tests in which the
+    control's units are assigned anew.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -109,6 +110,7 @@ class Experiment:
     served_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
     assignment: Assignment | None = None
     search: Search | None = None
+    salts: int | None = None
     interference: Interference | None = None
     plan: Plan = field(default_factory=Plan)
     alpha: float = 0.05
@@ -186,6 +188,8 @@ class Experiment:
             raise ValueError(f"served_by names {', '.join(sorted(strange))}, which is none of the arms")
         if self.assignment is not None and self.unit not in (None, "unit_id"):
             raise ValueError(f"assignment: a {self.unit} is not hashed to a bucket; only the unit unit_id is")
+        if self.salts is not None and self.salts < 100:
+            raise ValueError(f"salts is {self.salts}, expected 100 or more A/A tests (1000 tell well)")
         searched = self.search.attributes if self.search is not None else ()
         if strange := set(searched) - set(self.slices.attributes):
             raise ValueError(f"search: {', '.join(sorted(strange))} is none of slices.attributes")

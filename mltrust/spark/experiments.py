@@ -16,6 +16,7 @@ from mltrust.experiment.cells import (
     FAILED,
     HALF,
     MISSERVED,
+    NO_BUCKET,
     PAST,
     SQUARES,
     TREND,
@@ -26,6 +27,7 @@ from mltrust.experiment.cells import (
     Bucket,
     Crossings,
     ExperimentStates,
+    Resalted,
     SliceStates,
     Triggered,
     by_day,
@@ -43,6 +45,7 @@ from mltrust.experiment.cells import (
     squares_block,
     trend_block,
 )
+from mltrust.experiment.resalting import product
 from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Metric
@@ -154,9 +157,8 @@ def states(
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
-    reduced = _resampled(
-        _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells), frame, experiment
-    )
+    reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
+    reduced = _resalted(_resampled(reduced, frame, experiment), frame, experiment)
     lost = {} if rejects is None else rejected(rejects, experiment)
     return replace(reduced, rejects=lost, note="; ".join(notes))
 
@@ -238,6 +240,39 @@ def _resampled(states: ExperimentStates, frame: DataFrame, experiment: Experimen
         states,
         replicates={Arm.of(cell.values): cell.states for own in _metrics_set(experiment) for cell in found[own]},
         fairness=_by_slice(cell for own in _fairness_sets(experiment) for cell in found[own]),
+    )
+
+
+def _resalted(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
+    """The states with A/A tests of the control's units, where the conf asks for them; one more pass."""
+    if experiment.salts is None or experiment.unit == "bucket_id":
+        return states
+    control = frame.where(F.col("variant") == experiment.control)
+    centres = {
+        metric: tuple(states.overall.moments(metric, experiment.control).mean.tolist())
+        for metric in experiment.metrics
+    }
+    blocks = []
+    for metric, centre in centres.items():
+        names = metric.columns()
+        if len(centre) != len(names):
+            continue
+        about = {name: F.col(f"`{value_column(metric, name)}`") - at for name, at in zip(names, centre, strict=True)}
+        pairs = {product(a, b): about[a] * about[b] for a in names for b in names}
+        columns = {f"{metric.name}: {name}": column for name, column in (about | pairs).items()}
+        control = control.withColumns(columns)
+        blocks.append(Block(metric.name, tuple(columns), tuple(about | pairs)))
+    assigned = F.when(F.col(BUCKET) != NO_BUCKET, F.col(BUCKET)).otherwise(F.col("unit_id"))
+    own = ResampledSet((), tuple(blocks), "resalting", experiment.salts)
+    [found] = replicates(control.withColumn("assigned", assigned), [own], unit="assigned")
+    return replace(
+        states,
+        resalted={
+            metric.name: Resalted(cell.states[metric.name], centre)
+            for cell in found
+            for metric, centre in centres.items()
+            if metric.name in cell.states
+        },
     )
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from mltrust.spark.logs import ArrowMap
 from mltrust.spark.moments import Block, CellKey, chunks, flags, groups
-from mltrust.states.replicates import UNITS, Replicates, delete_a_bucket, poisson
+from mltrust.states.replicates import UNITS, Replicates, delete_a_bucket, poisson, resalted
 
 #: One for all: states of one seed can be added, and arms compared replicate by replicate.
 SEED = 20261005
@@ -29,12 +29,13 @@ _ARROW = pa.schema(
 class ResampledSet(NamedTuple):
     """Key columns by which units are cut into cells, the blocks of each cell, and how many replicates of which kind.
 
-    A `jackknife` leaves out one of `n` hash buckets of units at a time.
+    A `jackknife` leaves out one of `n` hash buckets of units at a time, `resalting` takes the half of the units that
+    a new salt would put into one of two arms.
     """
 
     keys: tuple[str, ...]
     blocks: tuple[Block, ...]
-    method: Literal["bootstrap", "jackknife"]
+    method: Literal["bootstrap", "jackknife", "resalting"]
     n: int
 
 
@@ -122,10 +123,9 @@ def _rows(code: np.ndarray, n_groups: int) -> list[np.ndarray]:
 def _sums(own: ResampledSet, sample: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     columns = tuple(map(str, range(sample.shape[1])))
     if own.method == "jackknife":
-        state = delete_a_bucket(columns, sample, hashes, seed=SEED, n_buckets=own.n)
-    else:
-        state = poisson(columns, sample, hashes, seed=SEED, n_replicates=own.n)
-    return state.sums[:, 1:]
+        return delete_a_bucket(columns, sample, hashes, seed=SEED, n_buckets=own.n).sums[:, 1:]
+    draw = poisson if own.method == "bootstrap" else resalted
+    return draw(columns, sample, hashes, seed=SEED, n_replicates=own.n).sums[:, 1:]
 
 
 def _add(total: dict[CellKey, np.ndarray], key: CellKey, sums: np.ndarray) -> None:

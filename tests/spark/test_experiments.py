@@ -273,3 +273,19 @@ def test_resampling_costs_one_more_pass_over_the_same_units(tables: Tables, coun
             found = blocks[metric_block(metric)]
             assert (found.n, found.n_replicates) == (moments.n, 64)
             assert found.column(metric.numerator)[0] == pytest.approx(moments.n * moments.mean[0], rel=1e-12)
+
+
+def test_new_salts_of_the_controls_units_are_drawn_in_one_more_pass(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        read(tables)
+    with count_jobs() as more:
+        states = read(tables, replace(EXPERIMENT, salts=100))
+    assert more.n > plain.n
+    found, metric = states.resalted["m4"].replicates, METRICS[4]
+    own = states.overall.moments(metric, "c")
+    assert found.n == own.n
+    assert states.resalted["m4"].centre == (own.mean[0],)
+    assert found.column("c4")[0] == pytest.approx(0, abs=1e-9 * own.n)
+    assert found.column("c4 x c4")[0] == pytest.approx(own.scatter[0, 0], rel=1e-9)
+    # Ten buckets, of which each salt takes some.
+    assert len(set(found.column("units")[1:])) > 5
