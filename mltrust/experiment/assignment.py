@@ -39,5 +39,5 @@ class Assignment:
 
     def around_unit(self) -> tuple[str, str]:
         """What stands before and after the unit in the hashed text."""
-        before, after = self.key.replace("{salt}", self.salt).split("{unit}")
+        before, after = (part.replace("{salt}", self.salt) for part in self.key.split("{unit}"))
         return before, after

@@ -91,4 +91,4 @@ def test_nonsense_is_refused(changes: dict[str, object], words: str) -> None:
 
 def test_the_key_is_cut_around_the_unit() -> None:
     assert Assignment("s", 2, key="{salt}/{unit}/x").around_unit() == ("s/", "/x")
-    assert Assignment("s{unit}", 2, key="{unit}:1").around_unit() == ("", ":1")
+    assert Assignment("s{unit}", 2, key="{unit}:{salt}").around_unit() == ("", ":s{unit}")
