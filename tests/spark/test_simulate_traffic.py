@@ -233,7 +233,7 @@ def test_files_follow_one_another_in_time(simulated: Simulated) -> None:
     files = contents(simulated.folders["records"])
     assert len(files) == SMALL.n_files
     # The first good line: a faulty one may lack its end.
-    firsts = [json.loads(next(line for line in file.splitlines() if line.endswith("}"))) for file in files]
+    firsts = [json.loads(next(line for line in file.splitlines() if line.endswith(b"}"))) for file in files]
     starts = [first.get("event_time") or first["timestamp"] for first in firsts]
     days = [datetime.fromtimestamp(s, UTC) if isinstance(s, int) else datetime.fromisoformat(s) for s in starts]
     assert days == sorted(days)
