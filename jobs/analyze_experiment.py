@@ -23,18 +23,30 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
             return tracked.conclude(Verdict.INCONCLUSIVE, "the conf states no unit (unit_id, request or bucket_id)")
     lake.require("exposures", "unit_days", made_by="build_units")
     inputs = runtime.units_built(lake, conf, as_of)
-    lake.ensure("experiment_effects", "experiment_checks")
+    lake.ensure("experiment_effects", "experiment_checks", "experiment_fairness", "inference_log_rejects")
+    inputs |= lake.versions("inference_log_rejects")
     with runtime.tracked("analyze_experiment", conf, as_of, lake, inputs) as tracked:
         mine = {"experiment_id": experiment.experiment_id}
         exposures, days = (lake.read(name, inputs[name], mine) for name in ("exposures", "unit_days"))
         if experiment.pre_days is not None:
             days = days.unionByName(lake.read("unit_days", inputs["unit_days"], {"experiment_id": EVERYONE}))
         states = experiments.states(
-            exposures, days, experiment, as_of, max_cells=limits.max_cells, max_values=limits.max_values
+            exposures,
+            days,
+            experiment,
+            as_of,
+            max_cells=limits.max_cells,
+            max_values=limits.max_values,
+            others=experiments.others(lake.read("exposures", inputs["exposures"]), experiment),
+            rejects=lake.read("inference_log_rejects", inputs["inference_log_rejects"]),
         )
         found = readout(states, experiment, as_of.date())
         where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
-        for name, results in (("experiment_effects", found.effects), ("experiment_checks", found.checks)):
+        for name, results in (
+            ("experiment_effects", found.effects),
+            ("experiment_checks", found.checks),
+            ("experiment_fairness", found.disparities),
+        ):
             rows = [row._asdict() | mine for row in results]
             lake.replace(lake.rows(name, [row | tracked.stamp for row in rows]), name, where)
             tracked.run.table(rows, f"{name}.json")

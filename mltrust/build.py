@@ -1,4 +1,7 @@
-"""Builds unit tables, of an experiment and of everyone's past: everything, or what changed since an earlier build."""
+"""Builds unit tables, of an experiment and of everyone's past: everything, or what changed since an earlier build.
+
+Those of a trial are not kept: they are read once, by the plan of its experiment.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +12,11 @@ from pyspark.sql import functions as F
 
 from mltrust.conf import Conf
 from mltrust.experiment.spec import Experiment
+from mltrust.experiment.trial import History, Trial, wanted_since
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.metrics import MetricColumns
 from mltrust.runtime import Built
-from mltrust.spark import increments, units
+from mltrust.spark import increments, plans, units
 from mltrust.spark.increments import Changed, Earlier
 from mltrust.spark.logs import kept
 
@@ -97,6 +101,30 @@ def build_changed_past(
             unchanged = changed.unchanged(lake.read("unit_days", where=where))
             lake.replace(unchanged.unionByName(again), "unit_days", where, built.metadata(), days=changed.days)
     return built, _words(before, reach, changed)
+
+
+def history(lake: Lakehouse, conf: Conf, as_of: datetime, inputs: Versions) -> History:
+    """From when to when units are in the log, as far back as a plan of the experiment looks."""
+    experiment = conf.the_experiment()
+    # A week more, so that a first day without traffic is not taken for the beginning of the log.
+    since = wanted_since(experiment, as_of.date()) - timedelta(days=7)
+    return plans.history(_read(lake, conf, as_of, inputs, since)[0], experiment)
+
+
+@contextmanager
+def trial_tables(
+    lake: Lakehouse, conf: Conf, trial: Trial, as_of: datetime, inputs: Versions
+) -> Iterator[tuple[DataFrame, DataFrame]]:
+    """The exposures and the unit_days of a trial, with the units' past where the experiment has covariates."""
+    tried = trial.experiment
+    rows, outcomes = _read(lake, conf, as_of, inputs, tried.past_since)
+    candidates = units.candidates(plans.carrying(rows, tried), tried)
+    with kept(units.exposures(candidates, tried)) as exposed:
+        days = _unit_days(rows, outcomes, exposed, tried, conf.columns, as_of)
+        if tried.pre_days is not None:
+            everyone = units.everyone(tried, tried.past_since)
+            days = days.unionByName(_unit_days(rows, outcomes, None, everyone, conf.columns, as_of))
+        yield exposed, plans.with_copies(days, trial)
 
 
 def _read(

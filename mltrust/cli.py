@@ -27,6 +27,8 @@ from mltrust.verdicts import Exit
 #: What a demo leaves in its root.
 _DEMO_FILES = ("artifacts", "landing", "mlflow.db", "recommendations", "truth", "warehouse")
 AS_OF = "2026-11-02T00:00Z"
+#: The experiment that begins when the simulated days are over.
+_PLANNED = "ranker_v3"
 #: Tables of the records and of the outcomes, by the name that the simulation has for them.
 _STREAMS = {"records": "inference_log", "outcomes": "outcomes"}
 
@@ -151,6 +153,7 @@ def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequen
         config = folder / "experiments" / f"{name}.yaml"
         steps.append(_Step("build_units", config, Exit.PASS))
         steps.append(_Step("analyze_experiment", config, Exit.of(verdict_of(name, truths))))
+    steps.append(_Step("plan_experiment", folder / "experiments" / f"{_PLANNED}.yaml", Exit.PASS, over))
     return [*steps, _Step("maintain_lakehouse", contract, Exit.PASS)]
 
 

@@ -220,8 +220,8 @@ def load(config: Path, env: str) -> Conf:
     # What the result depends on: where it is kept is not part of it.
     limits = {name: settings_plain.get(name, {}) for name in ("limits", "health", "ingest")}
     hashed = resolved | {"settings": limits if config.parent.name == "contracts" else limits["limits"]}
-    shaping = [subject.get(name) for name in ("experiment_id", "unit", "phases", "buckets")]
-    attributes = (subject.get("slices") or {}).get("attributes")
+    shaping = [subject.get(name) for name in ("experiment_id", "unit", "phases", "buckets", "trigger")]
+    slices = subject.get("slices") or {}
     return Conf(
         path=config,
         env=env,
@@ -231,7 +231,7 @@ def load(config: Path, env: str) -> Conf:
         experiment=experiment,
         resolved=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
         conf_hash=_hash(hashed),
-        units_hash=_hash([shaping, attributes, resolved["metrics"]]),
+        units_hash=_hash([shaping, slices.get("attributes"), slices.get("edges"), resolved["metrics"]]),
         columns_hash=_hash(resolved["metrics"]),
         training_set=training_set,
     )

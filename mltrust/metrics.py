@@ -4,6 +4,7 @@ A kind says which columns of a unit it needs, how they become an arm, and how tw
 is one decorated function: conf validation, the Spark reduction and the readout pick it up.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -28,12 +29,51 @@ class RequestColumn:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeColumn:
-    """A column summed over a unit's outcomes named `outcome`: of their values, or of how many there are."""
+    """A column summed over a unit's outcomes named `outcome`: of their values, of how many there are, of delays.
+
+    A delay is the time in days from the row that the outcome belongs to, or, where it is keyed by unit, from the
+    unit's first exposure.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     outcome: str
-    aggregate: Literal["sum", "count"] = "sum"
+    aggregate: Literal["sum", "count", "delay"] = "sum"
+
+
+#: The columns of a declared prediction, each after its name and "_".
+PREDICTION_COLUMNS = (
+    "scored",
+    "positives",
+    "scores",
+    "residual",
+    "log_loss",
+    "squared_error",
+    "selected",
+    "true_positives",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionColumns:
+    """Columns of the logged score as the probability that an outcome named `outcome`, of a value above 0, follows.
+
+    A row is `selected` from `threshold` on. Rows whose score is missing or outside [0, 1] are not scored.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    outcome: str
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, expected a probability in [0, 1]")
+
+
+def prediction_columns(name: str) -> tuple[str, ...]:
+    """The metric columns that the prediction declared as `name` gives."""
+    return tuple(f"{name}_{column}" for column in PREDICTION_COLUMNS)
 
 
 RESERVED = frozenset(
@@ -44,6 +84,7 @@ RESERVED = frozenset(
         "day",
         "n_requests",
         "n_predictions",
+        "n_errors",
         "variant",
         "phase",
         "unit",
@@ -60,22 +101,42 @@ class MetricColumns:
 
     requests: dict[str, RequestColumn] = field(default_factory=dict)
     outcomes: dict[str, OutcomeColumn] = field(default_factory=dict)
+    predictions: dict[str, PredictionColumns] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if twice := self.requests.keys() & self.outcomes.keys():
-            raise ValueError(f"{', '.join(sorted(twice))}: declared under both requests and outcomes")
-        for name in self.names():
+        if twice := [name for name, n in Counter(self.names()).items() if n > 1]:
+            raise ValueError(
+                f"{', '.join(sorted(twice))}: declared twice among requests, outcomes and the columns of predictions"
+            )
+        for name in (*self.names(), *self.predictions):
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(
                     f"column {name!r}: expected letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
                 )
 
     def names(self) -> tuple[str, ...]:
-        return (*self.requests, *self.outcomes)
+        of_predictions = (column for name in self.predictions for column in prediction_columns(name))
+        return (*self.requests, *self.outcomes, *of_predictions)
 
 
 #: What every experiment can use without declaring it.
-BUILT_IN_COLUMNS = ("n_requests", "n_predictions")
+BUILT_IN_COLUMNS = ("n_requests", "n_predictions", "n_errors")
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """Where a unit's sum is cut off: `at` a number, or the `quantile` of the units of all arms together."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    at: float | None = None
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at is None) == (self.quantile is None):
+            raise ValueError("a cap is a number (at) or a quantile, one of both")
+        if self.quantile is not None and not 0.5 < self.quantile < 1:
+            raise ValueError(f"quantile of a cap is {self.quantile}, expected above 0.5 and below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +145,9 @@ class Metric:
 
     `direction` is the wanted one, `smallest_effect` the smallest one worth finding. Without `window_days` a metric
     counts to as_of. `margin` is the harm that a guardrail must exclude. `missing`: a unit without a value counts as
-    zero, or is left out.
+    zero, or is left out. Within `equivalence` of one another the arms count as the same. `prior_sd` is the standard
+    deviation of the effects that one expects, about none, absolute or relative to the control; without it the prior
+    is flat. `cap` cuts off the sums of single units, whose tail would drown everything else.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -99,6 +162,9 @@ class Metric:
     missing: Literal["zero", "exclude"] = "zero"
     margin: Margin | None = None
     smallest_effect: Margin | None = None
+    equivalence: Margin | None = None
+    prior_sd: Margin | None = None
+    cap: Cap | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -108,6 +174,8 @@ class Metric:
             raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
         if self.role == "guardrail" and self.margin is None:
             raise ValueError(f"guardrail {self.name!r} has no margin: say which harm it must exclude")
+        if self.cap is not None and (self.denominator is not None or KINDS[self.kind].unit_value != "sum"):
+            raise ValueError(f"cap: a {self.kind} has no sum of a unit to cut off; only a mean has")
         if self.window_days is not None and self.window_days < 1:
             raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
 

@@ -41,8 +41,11 @@ class Rejected(NamedTuple):
     reason: str
     model_name: str | None = None
     model_version: str | None = None
-    experiment_id: str | None = None
-    bucket_id: str | None = None
+    experiments: tuple[dict[str, str | None], ...] = ()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 class RecordError(ValueError):
@@ -331,27 +334,23 @@ class RecordReader:
             f"{' or '.join(names)} is {_given(given)}, expected one of {', '.join(self._contract.versions)}",
         )
 
-    def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, str | None, str | None]:
-        """model_name, model_version, experiment and bucket, as far as any known layout finds them."""
+    def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, tuple[dict[str, str | None], ...]]:
+        """model_name, model_version and experiments, as far as any known layout finds them."""
         try:
             layout = self._version(record)[1]
         except RecordError:
             layout = SchemaVersion()
         fields = _Fields(record | layout.constants)
-        experiments = fields.take("experiments")
-        first = experiments[0] if isinstance(experiments, list) and experiments else None
-        if not isinstance(first, dict):
-            first = {name: fields.take(layout.wire_name(f"experiments.{name}")) for name in EXPERIMENT_FIELDS}
-        found = (
-            fields.take(layout.wire_name("model_name")),
-            fields.take(layout.wire_name("model_version")),
-            first.get("experiment_id"),
-            first.get("bucket_id"),
+        listed = fields.take("experiments")
+        elements = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        if not elements:
+            flat = {name: fields.take(layout.wire_name(f"experiments.{name}")) for name in EXPERIMENT_FIELDS}
+            elements = [flat] if any(_text(value) for value in flat.values()) else []
+        experiments = tuple({name: _text(each.get(name)) for name in EXPERIMENT_FIELDS} for each in elements)
+        model_name, model_version = (
+            _text(fields.take(layout.wire_name(name))) for name in ("model_name", "model_version")
         )
-        model_name, model_version, experiment_id, bucket_id = (
-            each if isinstance(each, str) else None for each in found
-        )
-        return model_name, model_version, experiment_id, bucket_id
+        return model_name, model_version, experiments
 
     def _row(self, version: str, layout: SchemaVersion, fields: _Fields) -> Row:
         def take(column: str) -> object:

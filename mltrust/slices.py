@@ -1,7 +1,8 @@
 """Slices: subpopulations by attributes fixed at first exposure, and how they are named."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 OVERALL = ("", "")
@@ -27,13 +28,15 @@ class Slicing:
     """Which slices an experiment is read by.
 
     `attributes` names each attribute's column in the log (`features.device`, `model_version`); `sets` are the
-    attributes crossed with one another, each attribute alone by default.
+    attributes crossed with one another, each attribute alone by default. `edges` cut an attribute that is a number
+    into intervals [a, b), and those below the first and from the last edge on.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     attributes: dict[str, str] = field(default_factory=dict)
     sets: tuple[tuple[str, ...], ...] | None = None
+    edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.attributes:
@@ -41,6 +44,11 @@ class Slicing:
                 raise ValueError(
                     f"attribute {name!r}: expected letters, digits and _, and none of {', '.join(RESERVED)}"
                 )
+        for name, edges in self.edges.items():
+            if name not in self.attributes:
+                raise ValueError(f"edges: {name} is no declared attribute")
+            if not edges or list(edges) != sorted(set(edges)):
+                raise ValueError(f"edges: {name} has {list(edges)}, expected numbers in ascending order")
         for names in self.sets or ():
             if unknown := set(names) - set(self.attributes):
                 raise ValueError(f"sets: {', '.join(sorted(unknown))} is no declared attribute")
@@ -51,6 +59,13 @@ class Slicing:
         """The declared sets, attributes sorted within each, none twice."""
         sets = self.sets if self.sets is not None else tuple((name,) for name in self.attributes)
         return tuple(dict.fromkeys(tuple(sorted(names)) for names in sets))
+
+
+def interval_names(edges: Sequence[float]) -> list[str]:
+    """The names of the intervals that edges cut numbers into: one more than there are edges."""
+    ends = [f"{edge:g}" for edge in edges]
+    between = [f"[{low}, {high})" for low, high in pairwise(ends)]
+    return [f"< {ends[0]}", *between, f">= {ends[-1]}"]
 
 
 def name_slice(values: Mapping[str, str]) -> Slice:

@@ -1,19 +1,19 @@
-"""Do the arms differ in what the variant should not change: who is immature, missing, crossed, exposed when, before?
+"""Do the arms differ in what the variant should not change: who is immature, missing, crossed, failed, exposed when?
 
 Tests of one kind are corrected by Benjamini-Hochberg and fail at `srm_alpha`, as slices of the sample ratio do.
 """
 
 from collections.abc import Iterator, Sequence
-from math import isnan, nan
+from math import nan
 from typing import NamedTuple
 
-from mltrust.experiment.cells import NO_PAST, UNITS, ExperimentStates, mature_block
-from mltrust.experiment.check import Check
+from mltrust.experiment.cells import FAILED, MISSERVED, NO_PAST, PAST, UNITS, ExperimentStates, mature_block
+from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 from mltrust.stats.independence import Independence, independence, summed
 from mltrust.stats.means import mean_arm, welch
-from mltrust.stats.multiplicity import benjamini_hochberg
+from mltrust.stats.srm import SRM, srm
 from mltrust.verdicts import Verdict
 
 #: From this share and number of crossed units on the readout says so.
@@ -32,30 +32,21 @@ class _Share(NamedTuple):
         return f"{self.arm} {self.n_true:,} of {self.n:,}" + (f" ({self.n_true / self.n:.2%})" if self.n else "")
 
 
-class _Finding(NamedTuple):
-    """A test before its family is known. `subject` is the metric or window that it concerns, '' for all."""
-
-    subject: str
-    treatment: str
-    n: int
-    statistic: float
-    df: float
-    pvalue: float
-    words: str
-
-
 def imbalances(states: ExperimentStates, experiment: Experiment) -> list[Check]:
     """Checks of all units together; none where units are buckets, whose arms are few and fixed."""
     if experiment.unit == "bucket_id":
         return []
+    level = experiment.srm_alpha
     families = {
         "exposure timing": [_timing(states, experiment)],
         "immaturity": list(_immaturity(states, experiment)),
         "missingness": list(_missingness(states, experiment)),
-        "pre-exposure bias": list(_bias(states, experiment)),
+        "errors": [_failures(states, experiment)],
+        "rejects": [_rejects(states, experiment)],
     }
-    rows = [row for name, found in families.items() for row in _judged(name, found, experiment)]
-    return [_contamination(states, experiment), *rows]
+    rows = [row for name, found in families.items() for row in judged(name, "chi-square", found, level=level)]
+    bias = judged("pre-exposure bias", "Welch", list(_bias(states, experiment)), level=level)
+    return [_contamination(states, experiment), *_misserved(states, experiment), *rows, *bias]
 
 
 def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
@@ -77,7 +68,7 @@ def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
     )
 
 
-def _timing(states: ExperimentStates, experiment: Experiment) -> _Finding:
+def _timing(states: ExperimentStates, experiment: Experiment) -> Finding:
     """Whether the arms were exposed on the same days, within allocation phases."""
     tests = []
     for phase in range(len(experiment.phases)):
@@ -88,7 +79,7 @@ def _timing(states: ExperimentStates, experiment: Experiment) -> _Finding:
     return _finding("", summed(tests), f"days of first exposure ({len(states.by_day)} days)")
 
 
-def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[_Finding]:
+def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm have a window behind them; one test per length of window."""
     windows = {metric.window_days: mature_block(metric) for metric in experiment.metrics if metric.window_days}
     for days, mature in sorted(windows.items()):
@@ -97,14 +88,14 @@ def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[_F
             for arm in experiment.arms
             for n in [states.overall.count(UNITS, arm)]
         ]
-        yield _of_shares(f"{days} days", shares, f"immature in a window of {days} days")
+        yield _of_shares(f"{days} days", shares, f"units immature in a window of {days} days")
 
 
-def _missingness(states: ExperimentStates, experiment: Experiment) -> Iterator[_Finding]:
+def _missingness(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm lack a value, for metrics that leave such units out."""
     for metric in experiment.metrics:
         if metric.missing == "exclude":
-            yield _of_shares(metric.name, list(_missing(states, experiment, metric)), "without a value")
+            yield _of_shares(metric.name, list(_missing(states, experiment, metric)), "units without a value")
 
 
 def _missing(states: ExperimentStates, experiment: Experiment, metric: Metric) -> Iterator[_Share]:
@@ -113,11 +104,11 @@ def _missing(states: ExperimentStates, experiment: Experiment, metric: Metric) -
         yield _Share(arm, n - states.overall.moments(metric, arm).n, n)
 
 
-def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[_Finding]:
+def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether a treatment's units differed from the control's before they were exposed, per covariate."""
     for treatment in experiment.treatments:
         phases = experiment.comparable_phases(treatment)
-        control, treated = (states.overall.past(arm, phases) for arm in (experiment.control, treatment))
+        control, treated = (states.overall.block(PAST, arm, phases) for arm in (experiment.control, treatment))
         if experiment.ratio_changes(treatment) or not (control.n and treated.n):
             continue
         for name in control.columns:
@@ -125,10 +116,53 @@ def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[_Finding
             subject = "units without a past" if name == NO_PAST else f"{name} before exposure"
             words = f"{subject}: {test.mean_control:.4g} in control, {test.mean_treatment:.4g} in {treatment}"
             n = control.n + treated.n
-            yield _Finding(name, treatment, n, test.statistic, test.df, test.pvalue, words)
+            alarm = f"the arms differ in {words}"
+            yield Finding(n, test.statistic, test.df, test.pvalue, words, alarm, name, treatment)
 
 
-def _of_shares(subject: str, shares: Sequence[_Share], words: str) -> _Finding:
+def _failures(states: ExperimentStates, experiment: Experiment) -> Finding:
+    """Whether as many units of every arm had a failed request."""
+    return _of_shares("", _whole_shares(states, experiment, FAILED), "units with a failed request")
+
+
+def _rejects(states: ExperimentStates, experiment: Experiment) -> Finding:
+    """Whether the arms lost as many records to the rejects table as they have units; a test of rows, not units."""
+    lost = [states.rejects.get(arm, 0) for arm in experiment.arms]
+    units = [states.overall.count(UNITS, arm) for arm in experiment.arms]
+    counts = zip(experiment.arms, lost, units, strict=True)
+    words = "rejected records: " + ", ".join(f"{arm} {n:,} beside {of:,} units" for arm, n, of in counts)
+    test = SRM(sum(lost), 0, nan, 0, nan if sum(lost) or not all(units) else 1.0)
+    if sum(lost) and all(units):
+        test = srm(lost, [float(n) for n in units])
+    return Finding(
+        test.n, test.statistic, float(test.df), test.pvalue, words, f"the arms lost unequal shares; {words}"
+    )
+
+
+def _misserved(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:
+    """Units that were answered by a model version which is not of their arm, by the arms that the conf names."""
+    for arm, versions in experiment.served_by.items():
+        n, strange = states.overall.count(UNITS, arm), states.whole.count(MISSERVED, arm)
+        words = f"{_Share(arm, strange, n)} were answered by a model version other than {', '.join(versions)}"
+        yield Check(
+            check="served by",
+            method="share of units",
+            treatment="" if arm == experiment.control else arm,
+            metric=arm,
+            n_units=n,
+            threshold=CROSSED_SHARE,
+            verdict=Verdict.INCONCLUSIVE if not n else Verdict.BREACH if strange else Verdict.PASS,
+            reason=words,
+            decides=bool(n and strange),
+            value=strange / n if n else nan,
+        )
+
+
+def _whole_shares(states: ExperimentStates, experiment: Experiment, block: str) -> list[_Share]:
+    return [_Share(arm, states.whole.count(block, arm), states.whole.count(UNITS, arm)) for arm in experiment.arms]
+
+
+def _of_shares(metric: str, shares: Sequence[_Share], words: str) -> Finding:
     """The test of the shares of all arms; none where few units are expected on either side."""
     table = [[each.n_true for each in shares], [each.n - each.n_true for each in shares]]
     n = sum(each.n for each in shares)
@@ -136,43 +170,13 @@ def _of_shares(subject: str, shares: Sequence[_Share], words: str) -> _Finding:
     test = independence(table)
     if 0 < smallest < _SMALLEST_EXPECTED:
         test = test._replace(statistic=nan, pvalue=nan)
-    return _finding(subject, test, f"{words}: {_listed(shares)}")
+    return _finding(metric, test, f"{words}: {_listed(shares)}")
 
 
-def _finding(subject: str, test: Independence, words: str) -> _Finding:
-    return _Finding(subject, "", test.n, test.statistic, float(test.df), test.pvalue, words)
+def _finding(metric: str, test: Independence, words: str) -> Finding:
+    alarm = f"the arms differ in {words}"
+    return Finding(test.n, test.statistic, float(test.df), test.pvalue, words, alarm, metric)
 
 
 def _listed(shares: Sequence[_Share]) -> str:
     return ", ".join(map(str, shares))
-
-
-def _judged(check: str, family: Sequence[_Finding], experiment: Experiment) -> list[Check]:
-    qvalues = benjamini_hochberg([each.pvalue for each in family])
-    n_family = sum(not isnan(each.pvalue) for each in family)
-    return [_row(check, each, qvalue, n_family, experiment) for each, qvalue in zip(family, qvalues, strict=True)]
-
-
-def _row(check: str, found: _Finding, qvalue: float, n_family: int, experiment: Experiment) -> Check:
-    if isnan(qvalue):
-        verdict, reason = Verdict.INCONCLUSIVE, f"not tested, too few units: {found.words}"
-    elif qvalue < experiment.srm_alpha:
-        verdict, reason = Verdict.BREACH, f"the arms differ in {found.words}"
-    else:
-        verdict, reason = Verdict.PASS, found.words
-    return Check(
-        check=check,
-        method="Welch" if check == "pre-exposure bias" else "chi-square",
-        n_units=found.n,
-        threshold=experiment.srm_alpha,
-        verdict=verdict,
-        reason=reason,
-        decides=verdict is Verdict.BREACH,
-        treatment=found.treatment,
-        metric=found.subject,
-        statistic=found.statistic,
-        df=found.df,
-        pvalue=found.pvalue,
-        qvalue=qvalue,
-        n_family=n_family,
-    )

@@ -1,13 +1,17 @@
 """The states of an experiment by slice, arm and allocation phase: what Spark hands to checks and readout."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import accumulate, combinations
+from operator import add
 from typing import NamedTuple
 
-from mltrust.metrics import Metric
+from mltrust.experiment.spec import Search
+from mltrust.metrics import KINDS, Metric
 from mltrust.slices import OVERALL, Slice, name_slice
 from mltrust.states.moments import Moments, merge
+from mltrust.states.replicates import Replicates
 
 #: The block that counts all units.
 UNITS = "units"
@@ -15,9 +19,20 @@ UNITS = "units"
 PAST = "past"
 #: Keys of a cell beside the slice attributes. `crossed`: whether its units were seen in more than one variant.
 ARM_KEYS = ("variant", "phase", "crossed")
-CROSSED = "yes"
 #: The key of cells by the day of first exposure.
 DAY = "exposure_day"
+#: The key of cells by whether the trigger ever held for a unit, and by the half of units that a search takes.
+TRIGGERED, HALF = "triggered", "half"
+#: The value of a flag that holds, among keys of cells.
+YES = "yes"
+#: The key of cells by bucket, the value where a unit has none, and the block of those as the conf's hash gives them.
+BUCKET, NO_BUCKET, AGREES = "bucket", "(none)", "agrees"
+#: The variant of another experiment that a unit is not in.
+NO_VARIANT = "(none)"
+#: Blocks of all units: those answered by a model version that is not of their arm, and those with a failed request.
+MISSERVED, FAILED = "misserved", "failed"
+#: The column beside a value that holds its square, and the one of its change over the days since exposure.
+SQUARES, TREND = "squares", "trend"
 
 
 class Arm(NamedTuple):
@@ -26,6 +41,11 @@ class Arm(NamedTuple):
     variant: str
     phase: int
     crossed: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> "Arm":
+        """The arm of a cell by its values of ARM_KEYS."""
+        return cls(values["variant"], int(values["phase"]), values["crossed"] == YES)
 
 
 Blocks = Mapping[str, Moments]
@@ -53,6 +73,31 @@ def mature_block(metric: Metric) -> str:
 def metric_block(metric: Metric) -> str:
     """The block of the metric's columns."""
     return f"metric {metric.name}"
+
+
+def squares_block(metric: Metric) -> str:
+    """The block of the metric's numerator and its squares, from which its skewness comes."""
+    return f"squares {metric.name}"
+
+
+def capped_block(metric: Metric) -> str:
+    """The block that counts the units whose sum was cut off."""
+    return f"capped {metric.name}"
+
+
+def trend_block(metric: Metric) -> str:
+    """The block of how the metric's numerator changes over the days since exposure, within each unit."""
+    return f"trend {metric.name}"
+
+
+def has_squares(metric: Metric) -> bool:
+    """Whether a metric is a mean of unit sums, which can be skewed."""
+    return metric.denominator is None and KINDS[metric.kind].unit_value == "sum"
+
+
+def has_trend(metric: Metric) -> bool:
+    """Whether a metric is a sum over enough days for a change within them."""
+    return metric.denominator is None and (metric.window_days or 0) > 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +135,9 @@ class SliceStates:
         """The state of a metric's columns and covariates in an arm, of some phases or of all."""
         return self._merged(metric_block(metric), metric.columns(), arm, phases)
 
-    def past(self, arm: str, phases: Collection[int] | None = None) -> Moments:
-        """The state of all units' sums before exposure."""
-        return self._merged(PAST, (), arm, phases)
+    def block(self, name: str, arm: str, phases: Collection[int] | None = None) -> Moments:
+        """The state of a block in an arm, without columns where it had no units."""
+        return self._merged(name, (), arm, phases)
 
     def _merged(self, block: str, columns: tuple[str, ...], arm: str, phases: Collection[int] | None) -> Moments:
         found = [blocks[block] for blocks in self._of(arm, phases) if block in blocks]
@@ -106,27 +151,68 @@ class SliceStates:
         ]
 
 
+class Resalted(NamedTuple):
+    """The control's units under new salts: sums of a metric's columns about `centre`, and of their products."""
+
+    replicates: Replicates
+    centre: tuple[float, ...]
+
+
+Crossings = Mapping[Slice, SliceStates]
+
+
+class Triggered(NamedTuple):
+    """The units for which the trigger held before as_of, and the others."""
+
+    units: SliceStates
+    complement: SliceStates
+
+
+class Bucket(NamedTuple):
+    """Units of a bucket, and how many of them the declared hash puts there."""
+
+    n: int
+    n_agreeing: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExperimentStates:
     """Overall, and the slices of every declared set of attributes, in the order of the conf.
 
     `by_day` holds all units by the day of their first exposure, `counts_by_day` the number of units by day and slice
-    of each attribute alone. `note` says in words what the reduction left together, if anything.
+    of each attribute alone. `whole` holds the blocks that are kept of all units only, `triggered` the units for which
+    the trigger held and those for which it never did, `overlaps` the units of another experiment by its variants,
+    `buckets` the numbers of units in a bucket and of those that the declared hash puts there. `halves` are the slices
+    of every crossing that a search looks at, found on the first half of the units and confirmed on the second.
+    `rejects` counts records of each arm that ingest refused. `replicates` holds the metrics' blocks of all units if
+    the conf asks for resampling, `fairness`, per slice of its attributes, the columns of predictions by variant and
+    phase, `resalted` the A/A tests by metric, if the conf asks for them. `note` says in words what the reduction left
+    together.
     """
 
     overall: SliceStates
     sets: Mapping[tuple[str, ...], Sequence[SliceStates]]
     by_day: Mapping[date, SliceStates] = field(default_factory=dict)
     counts_by_day: Mapping[Slice, Mapping[date, SliceStates]] = field(default_factory=dict)
+    whole: SliceStates = field(default_factory=lambda: SliceStates.empty())
+    triggered: Triggered | None = None
+    overlaps: Mapping[str, Mapping[str, SliceStates]] = field(default_factory=dict)
+    buckets: Mapping[str, Bucket] = field(default_factory=dict)
+    halves: tuple[Crossings, Crossings] = field(default_factory=lambda: ({}, {}))
+    rejects: Mapping[str, int] = field(default_factory=dict)
+    resalted: Mapping[str, Resalted] = field(default_factory=dict)
+    replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)
+    fairness: Mapping[Slice, Mapping[tuple[str, int], Replicates]] = field(default_factory=dict)
     note: str = ""
+
+    def nested(self) -> list[list[Sequence[SliceStates]]]:
+        """The declared sets by their nesting level, the number of attributes crossed."""
+        depths = sorted({len(names) for names in self.sets})
+        return [[slices for names, slices in self.sets.items() if len(names) == depth] for depth in depths]
 
     def levels(self) -> list[list[SliceStates]]:
         """Overall, then the slices of each nesting level: the families within which p-values are corrected."""
-        depths = sorted({len(names) for names in self.sets})
-        return [[self.overall]] + [
-            [each for names, slices in self.sets.items() if len(names) == depth for each in slices]
-            for depth in depths
-        ]
+        return [[self.overall]] + [[each for slices in sets for each in slices] for sets in self.nested()]
 
     def every_slice(self) -> list[SliceStates]:
         return [self.overall, *(each for slices in self.sets.values() for each in slices)]
@@ -137,8 +223,7 @@ def slices_of(cells: Iterable[tuple[Mapping[str, str], Blocks]], attributes: Seq
     found: dict[Slice, dict[Arm, dict[str, Moments]]] = {}
     for values, blocks in cells:
         arms = found.setdefault(name_slice({name: values[name] for name in attributes}), {})
-        arm = Arm(values["variant"], int(values["phase"]), values["crossed"] == CROSSED)
-        _add(arms.setdefault(arm, {}), blocks)
+        _add(arms.setdefault(Arm.of(values), {}), blocks)
     return [SliceStates(where, arms) for where, arms in sorted(found.items(), key=lambda item: item[0])]
 
 
@@ -149,10 +234,7 @@ def overall_of(cells: Iterable[tuple[Mapping[str, str], Blocks]]) -> SliceStates
 
 def by_day(cells: Iterable[tuple[Mapping[str, str], Blocks]]) -> dict[date, SliceStates]:
     """Cells that have an exposure day, all slices together, by that day in order."""
-    days: dict[date, list[tuple[Mapping[str, str], Blocks]]] = {}
-    for values, blocks in cells:
-        days.setdefault(date.fromisoformat(values[DAY]), []).append((values, blocks))
-    return {day: overall_of(days[day]) for day in sorted(days)}
+    return {date.fromisoformat(day): states for day, states in by_value(cells, DAY).items()}
 
 
 def slices_by_day(
@@ -164,6 +246,31 @@ def slices_by_day(
         name_slice({attribute: value}): by_day(each for each in cells if each[0][attribute] == value)
         for value in values
     }
+
+
+def rests_of(slices: Sequence[SliceStates]) -> list[SliceStates]:
+    """For each slice of one set all others together; under its own name."""
+    none = SliceStates.empty()
+    # Sums from both ends: taking a slice out of the total would cost digits.
+    before = [none, *accumulate(slices, add)]
+    after = [none, *accumulate(reversed(slices), add)][::-1]
+    return [replace(before[at] + after[at + 1], slice=each.slice) for at, each in enumerate(slices)]
+
+
+def by_value(cells: Iterable[tuple[Mapping[str, str], Blocks]], key: str) -> dict[str, SliceStates]:
+    """All slices together, by the values of one key of the cells."""
+    found: dict[str, list[tuple[Mapping[str, str], Blocks]]] = {}
+    for values, blocks in cells:
+        found.setdefault(values[key], []).append((values, blocks))
+    return {value: overall_of(found[value]) for value in sorted(found)}
+
+
+def crossings(cells: Sequence[tuple[Mapping[str, str], Blocks]], search: Search) -> Crossings:
+    """The slices of every crossing that a search looks at, of cells by all of its attributes."""
+    names = [
+        names for depth in range(1, search.depth + 1) for names in combinations(sorted(search.attributes), depth)
+    ]
+    return {each.slice: each for attributes in names for each in slices_of(cells, attributes)}
 
 
 def _add(total: dict[str, Moments], blocks: Blocks) -> None:

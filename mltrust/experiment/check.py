@@ -1,8 +1,10 @@
-"""A row of what was checked of an experiment."""
+"""A row of what was checked of an experiment, and how tests of one kind become such rows."""
 
-from math import nan
+from collections.abc import Sequence
+from math import isnan, nan
 from typing import NamedTuple
 
+from mltrust.stats.multiplicity import benjamini_hochberg
 from mltrust.verdicts import Verdict
 
 
@@ -26,3 +28,60 @@ class Check(NamedTuple):
     pvalue: float = nan
     qvalue: float = nan
     n_family: int = 1
+
+
+class Finding(NamedTuple):
+    """A test before its family is known. `metric` is what it concerns, `alarm` stands for `words` where it fails."""
+
+    n: int
+    statistic: float
+    df: float
+    pvalue: float
+    words: str
+    alarm: str
+    metric: str = ""
+    treatment: str = ""
+    slice_key: str = ""
+    slice_value: str = ""
+    value: float = nan
+
+
+def judged(check: str, method: str, family: Sequence[Finding], *, level: float, blocks: bool = True) -> list[Check]:
+    """Tests of one kind, corrected by Benjamini-Hochberg: those below the level fail.
+
+    What fails is a breach that decides, or, where it does not `blocks`, something to look at: inconclusive.
+    """
+    qvalues = benjamini_hochberg([each.pvalue for each in family])
+    n_family = sum(not isnan(each.pvalue) for each in family)
+    return [
+        _row(check, method, each, qvalue, n_family, level, blocks)
+        for each, qvalue in zip(family, qvalues, strict=True)
+    ]
+
+
+def _row(check: str, method: str, found: Finding, qvalue: float, n_family: int, level: float, blocks: bool) -> Check:
+    if isnan(qvalue):
+        verdict, reason = Verdict.INCONCLUSIVE, f"not tested, too few units: {found.words}"
+    elif qvalue < level:
+        verdict, reason = Verdict.BREACH if blocks else Verdict.INCONCLUSIVE, found.alarm
+    else:
+        verdict, reason = Verdict.PASS, found.words
+    return Check(
+        check=check,
+        method=method,
+        n_units=found.n,
+        threshold=level,
+        verdict=verdict,
+        reason=reason,
+        decides=verdict is Verdict.BREACH,
+        treatment=found.treatment,
+        metric=found.metric,
+        slice_key=found.slice_key,
+        slice_value=found.slice_value,
+        value=found.value,
+        statistic=found.statistic,
+        df=found.df,
+        pvalue=found.pvalue,
+        qvalue=qvalue,
+        n_family=n_family,
+    )

@@ -1,20 +1,43 @@
 """Is the experiment valid? Every check, the failed ones first."""
 
+from collections.abc import Sequence
 from math import isnan
 
 from mltrust.experiment.balance import imbalances
 from mltrust.experiment.cells import ExperimentStates
 from mltrust.experiment.check import Check
+from mltrust.experiment.disparities import Disparity, fairness_checks
+from mltrust.experiment.effects import Effect
+from mltrust.experiment.interaction import interactions
 from mltrust.experiment.mismatch import mismatches
+from mltrust.experiment.oddities import oddities
 from mltrust.experiment.paradox import paradoxes
+from mltrust.experiment.randomisation import randomisations
+from mltrust.experiment.resalting import resaltings
+from mltrust.experiment.search import worst_slices
 from mltrust.experiment.spec import Experiment
 from mltrust.slices import n_attributes
 from mltrust.verdicts import Verdict
 
 
-def checks(states: ExperimentStates, experiment: Experiment) -> list[Check]:
+def checks(
+    states: ExperimentStates,
+    experiment: Experiment,
+    effects: Sequence[Effect],
+    disparities: Sequence[Disparity] = (),
+) -> list[Check]:
     """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
-    found = [*mismatches(states, experiment), *imbalances(states, experiment), *paradoxes(states, experiment)]
+    found = [
+        *mismatches(states, experiment),
+        *randomisations(states, experiment),
+        *imbalances(states, experiment),
+        *paradoxes(states, experiment),
+        *oddities(states, experiment, effects),
+        *resaltings(states, experiment),
+        *interactions(states, experiment),
+        *worst_slices(states, experiment),
+        *fairness_checks(disparities, experiment),
+    ]
     return sorted(found, key=_rank)
 
 

@@ -1,23 +1,20 @@
 """What an experiment's metrics say: effects by slice and method, their families and their verdicts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from math import isnan, nan
 from typing import NamedTuple
 
-from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates, mature_block
-from mltrust.experiment.looks import Looks, looks
-from mltrust.experiment.methods import Compared, at_every_look, at_planned_looks, fixed
+from mltrust.experiment.cells import UNITS, ExperimentStates, mature_block, rests_of
+from mltrust.experiment.readings import Reading, overall_readings, slice_readings
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import KINDS, Metric
+from mltrust.experiment.sufficiency import too_small
 from mltrust.slices import OVERALL
-from mltrust.stats.means import Comparison
+from mltrust.stats.bayes import FLAT, Normal, Posterior, normal_normal
+from mltrust.stats.heterogeneity import against_rest
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
 from mltrust.stats.power import mde_beyond
 from mltrust.verdicts import Verdict
-
-#: Below these a slice has no verdict: units per arm, buckets per arm, events and non-events per arm of a share.
-MIN_UNITS, MIN_BUCKETS, MIN_EVENTS = 50, 20, 5
 
 
 class Effect(NamedTuple):
@@ -25,7 +22,9 @@ class Effect(NamedTuple):
 
     The method that the conf leads with has the metric's role; of any other the role is `diagnostic`. `mde` is the
     effect that would be found with the power that the conf's rules ask for, `variance_reduction` the share of the
-    effect's variance that the units' past explains.
+    effect's variance that the method takes away. `against_rest` is the effect in a slice minus that in all others of
+    its set. `chance_to_beat` and `expected_loss`, in the effect's unit, are those of taking the treatment, by the
+    metric's prior. `equivalence_pvalue` is that of the two one-sided tests against the metric's equivalence margin.
     """
 
     treatment: str
@@ -61,109 +60,61 @@ class Effect(NamedTuple):
     decides: bool
     mde: float = nan
     variance_reduction: float = nan
+    against_rest: float = nan
+    against_rest_pvalue: float = nan
+    against_rest_qvalue: float = nan
+    chance_to_beat: float = nan
+    expected_loss: float = nan
+    equivalence_pvalue: float = nan
 
     @property
     def overall(self) -> bool:
         return (self.slice_key, self.slice_value) == OVERALL
 
 
-class _Reading(NamedTuple):
-    """A comparison before its family and its verdict are known; `leads` where the conf decides by its method."""
-
-    metric: Metric
-    treatment: str
-    states: SliceStates
-    compared: Compared
-    leads: bool
-    variance_reduction: float = nan
-
-    @property
-    def comparison(self) -> Comparison:
-        return self.compared.comparison
-
-    @property
-    def role(self) -> str:
-        return self.metric.role if self.leads else "diagnostic"
-
-
 def effects(states: ExperimentStates, experiment: Experiment, as_of: date) -> list[Effect]:
     """All units by every method, the leading one first; then every slice by the leading fixed one."""
     rows = [
         row
-        for family in _overall(states, experiment, as_of).values()
-        for row in _overall_families(family, experiment)
+        for readings in overall_readings(states, experiment, as_of).values()
+        for row in _overall_families(readings, experiment)
     ]
     if experiment.unit == "bucket_id":  # slices vary within a bucket
         return rows
-    by_past = experiment.pre_days is not None
-    for slices in states.levels()[1:]:
+    for sets in states.nested():
+        slices = [each for those in sets for each in those]
+        rests = [each for those in sets for each in rests_of(those)]
         for metric in experiment.metrics:
-            family = [
-                _fixed(each, experiment, metric, treatment, by_past=by_past, leads=True)
-                for each in slices
-                for treatment in experiment.treatments
-            ]
-            rows += _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
+            family = slice_readings(slices, experiment, metric)
+            judged = _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
+            others = slice_readings(rests, experiment, metric)
+            rows += _beside_rests(judged, family, others, [len(those) for those in sets])
     return rows
 
 
-def _overall(states: ExperimentStates, experiment: Experiment, as_of: date) -> dict[str, list[_Reading]]:
-    """Readings of all units by method, in the order of the metrics; the leading method first."""
-    found: dict[str, list[_Reading]] = {"leading": [], "by past": [], "plain": [], "without crossed": []}
-    known = looks(states, experiment) if experiment.inference != "fixed" else None
-    by_past = experiment.pre_days is not None
-    for metric in experiment.metrics:
-        for treatment in experiment.treatments:
-            plain = _fixed(states.overall, experiment, metric, treatment, by_past=False, leads=True)
-            best = (
-                _fixed(states.overall, experiment, metric, treatment, by_past=True, leads=True) if by_past else plain
-            )
-            sequential = _sequential(known, experiment, best, as_of) if known is not None else None
-            found["leading"].append(sequential or best)
-            if sequential is not None:
-                found["by past" if by_past else "plain"].append(best._replace(leads=False))
-            if by_past:
-                found["plain"].append(plain._replace(leads=False))
-            found["without crossed"] += _without_crossed(states.overall, experiment, metric, treatment, by_past)
-    return found
+def _beside_rests(
+    rows: Sequence[Effect], own: Sequence[Reading], rests: Sequence[Reading], sizes: Sequence[int]
+) -> list[Effect]:
+    """Effects of slices with how they differ from those of all other slices of their set; sets have these sizes.
+
+    Of two slices only the first is tested, as the second says the same.
+    """
+    n_treatments = len(rows) // (sum(sizes) or 1)
+    tested = [size > 1 and at < (size if size > 2 else 1) for size in sizes for at in range(size)]
+    found = [
+        against_rest(own=one.comparison, rest=rest.comparison) if told else None
+        for one, rest, told in zip(own, rests, [each for each in tested for _ in range(n_treatments)], strict=True)
+    ]
+    qvalues = benjamini_hochberg([nan if each is None else each.pvalue for each in found])
+    return [
+        row
+        if each is None
+        else row._replace(against_rest=each.difference, against_rest_pvalue=each.pvalue, against_rest_qvalue=qvalue)
+        for row, each, qvalue in zip(rows, found, qvalues, strict=True)
+    ]
 
 
-def _fixed(
-    states: SliceStates, experiment: Experiment, metric: Metric, treatment: str, *, by_past: bool, leads: bool
-) -> _Reading:
-    compared = fixed(states, experiment, metric, treatment, by_past=by_past)
-    if not by_past:
-        return _Reading(metric, treatment, states, compared, leads)
-    before = fixed(states, experiment, metric, treatment).comparison.std_error
-    reduction = 1 - (compared.comparison.std_error / before) ** 2
-    return _Reading(metric, treatment, states, compared, leads, reduction)
-
-
-def _without_crossed(
-    states: SliceStates, experiment: Experiment, metric: Metric, treatment: str, by_past: bool
-) -> Iterator[_Reading]:
-    """The same without units that were seen in several variants, where there are any: not randomised any more."""
-    if any(states.crossed(arm) for arm in experiment.arms):
-        found = _fixed(states.uncrossed(), experiment, metric, treatment, by_past=by_past, leads=False)
-        method = f"{found.comparison.method}, without crossed units"
-        yield found._replace(compared=found.compared._replace(comparison=found.comparison._replace(method=method)))
-
-
-def _sequential(known: Looks, experiment: Experiment, best: _Reading, as_of: date) -> _Reading | None:
-    """The reading at every look so far; None for a metric without a window, whose values still grow."""
-    metric, by_past = best.metric, experiment.pre_days is not None
-    if metric.window_days is None:
-        return None
-    planned = experiment.inference == "group_sequential"
-    at = known.every_week(metric, experiment.start, as_of) if planned else known.every_day()
-    each = [fixed(states, experiment, metric, best.treatment, by_past=by_past) for states in at]
-    if not each:
-        return None
-    combine = at_planned_looks if planned else at_every_look
-    return best._replace(compared=combine(each, metric, experiment, known.horizon))
-
-
-def _overall_families(overall: Sequence[_Reading], experiment: Experiment) -> list[Effect]:
+def _overall_families(overall: Sequence[Reading], experiment: Experiment) -> list[Effect]:
     """Holm over the treatments of each goal, none over guardrails, Benjamini-Hochberg within the other roles."""
     rows: dict[tuple[str, str], Effect] = {}
     families: dict[tuple[str, str], Callable[[Sequence[float]], Sequence[float]]] = {
@@ -179,12 +130,12 @@ def _overall_families(overall: Sequence[_Reading], experiment: Experiment) -> li
     return [rows[each.metric.name, each.treatment] for each in overall]
 
 
-def _judged(family: Sequence[_Reading], qvalues: Sequence[float], experiment: Experiment) -> list[Effect]:
+def _judged(family: Sequence[Reading], qvalues: Sequence[float], experiment: Experiment) -> list[Effect]:
     n_family = sum(not isnan(qvalue) for qvalue in qvalues)
     return [_effect(each, qvalue, n_family, experiment) for each, qvalue in zip(family, qvalues, strict=True)]
 
 
-def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experiment) -> Effect:
+def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experiment) -> Effect:
     metric, states, compared = reading.metric, reading.states, reading.comparison
     pair = (experiment.control, reading.treatment)
     phases = experiment.comparable_phases(reading.treatment)
@@ -194,6 +145,7 @@ def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experim
     if reading.variance_reduction <= 0:
         reason += "; the units' past explains nothing"
     overall = tuple(states.slice) == OVERALL
+    posterior = _posterior(reading)
     decisive = metric.role in ("goal", "guardrail")
     if experiment.decision_set is not None:
         decisive = metric.name in experiment.decision_set
@@ -218,15 +170,39 @@ def _effect(reading: _Reading, qvalue: float, n_family: int, experiment: Experim
             half_width=reading.compared.half_width, std_error=compared.std_error, power=experiment.rules.power
         ),
         variance_reduction=reading.variance_reduction,
+        chance_to_beat=posterior.chance_to_beat,
+        expected_loss=posterior.loss_treatment,
+        equivalence_pvalue=reading.compared.equivalence,
         **compared._asdict(),
     )
 
 
-def _judge(reading: _Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
+def _posterior(reading: Reading) -> Posterior:
+    """What the fixed comparison says of the effect, given the prior of the metric, which is flat by default."""
+    metric, compared = reading.metric, reading.comparison
+    prior = FLAT if metric.prior_sd is None else Normal(0.0, metric.prior_sd.size(compared.mean_control))
+    return normal_normal(
+        effect=compared.effect,
+        std_error=compared.std_error,
+        increase_is_good=metric.direction == "increase",
+        prior=prior,
+    )
+
+
+def _could_show(reading: Reading, experiment: Experiment) -> str:
+    """What a slice could have shown, in words."""
+    compared = reading.comparison
+    smallest = mde_beyond(
+        half_width=reading.compared.half_width, std_error=compared.std_error, power=experiment.rules.power
+    )
+    return "" if isnan(smallest) else f"; it could have shown an effect of {smallest:.4g}"
+
+
+def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
     """The verdict of one effect: pass where the wanted claim is shown, breach where harm is, else inconclusive."""
     metric, compared, alpha = reading.metric, reading.comparison, experiment.alpha
-    if too_small := _too_small(metric, compared, experiment):
-        return Verdict.INCONCLUSIVE, too_small
+    if lacks := too_small(metric, compared, experiment):
+        return Verdict.INCONCLUSIVE, lacks + _could_show(reading, experiment)
     if isnan(qvalue):
         return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"
     better = (compared.effect > 0) == (metric.direction == "increase")
@@ -248,16 +224,3 @@ def _judge(reading: _Reading, qvalue: float, experiment: Experiment) -> tuple[Ve
         Verdict.PASS if better else Verdict.BREACH,
         f"{word} by {abs(compared.effect):.4g} (q = {qvalue:.2g})",
     )
-
-
-def _too_small(metric: Metric, compared: Comparison, experiment: Experiment) -> str:
-    least = MIN_BUCKETS if experiment.unit == "bucket_id" else MIN_UNITS
-    smaller = min(compared.n_control, compared.n_treatment)
-    if smaller < least:
-        return f"{smaller} units in an arm, at least {least} needed"
-    if KINDS[metric.kind].unit_value == "any":
-        arms = ((compared.n_control, compared.mean_control), (compared.n_treatment, compared.mean_treatment))
-        events = min(n * share for n, mean in arms for share in (mean, 1 - mean))
-        if round(events) < MIN_EVENTS:
-            return f"{round(events)} units with or without the event in an arm, at least {MIN_EVENTS} needed"
-    return ""

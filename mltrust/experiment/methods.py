@@ -1,15 +1,18 @@
 """How a treatment is held against its control: as it is, adjusted by the past, or at every look so far."""
 
 from collections.abc import Callable, Sequence
-from math import inf, nan
+from math import inf, isnan, nan
 from typing import NamedTuple
 
-from mltrust.experiment.cells import NO_PAST, SliceStates, past_column
+import numpy as np
+
+from mltrust.experiment.cells import NO_PAST, SliceStates, mature_block, past_column
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.states.moments import Moments
 from mltrust.stats.cuped import Quantity, cuped
-from mltrust.stats.means import Arm, Comparison, fieller, normal_score, one_sided_pvalue, welch
+from mltrust.stats.equivalence import equivalence
+from mltrust.stats.means import Arm, Comparison, contrast, fieller, normal_score, one_sided_pvalue, welch
 from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.stats.sequential import (
     Look,
@@ -29,7 +32,8 @@ class Compared(NamedTuple):
     """A comparison over (control, treatment) `pairs`, one, or one per allocation phase.
 
     `from_margin` compares the treatment with the control made worse by the metric's margin. `half_width` is that of
-    the interval, `non_inferiority` the one-sided p-value that a loss of the margin is excluded.
+    the interval, `non_inferiority` the one-sided p-value that a loss of the margin is excluded, `equivalence` that of
+    the two one-sided tests that the arms are the same but for the metric's equivalence margin.
     """
 
     comparison: Comparison
@@ -37,6 +41,7 @@ class Compared(NamedTuple):
     from_margin: Comparison | None
     non_inferiority: float
     half_width: float
+    equivalence: float = nan
 
 
 def plain(metric: Metric) -> ToArms:
@@ -85,10 +90,118 @@ def fixed(
         comparison = compare(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha)
     if by_past:
         comparison = comparison._replace(method="cuped" if len(pairs) == 1 else "cuped, post-stratified")
+    return _compared(comparison, pairs, metric, df)
+
+
+def _compared(comparison: Comparison, pairs: Sequence[Pair], metric: Metric, df: float | None) -> Compared:
     shifted = _from_margin(metric, pairs, df)
     excluded = nan if shifted is None else one_sided_pvalue(shifted, increase=metric.direction == "increase")
     half_width = (comparison.ci_high - comparison.ci_low) / 2
-    return Compared(comparison, tuple(pairs), shifted, excluded, half_width)
+    return Compared(comparison, tuple(pairs), shifted, excluded, half_width, _same_but_for(metric, pairs, df))
+
+
+def _same_but_for(metric: Metric, pairs: Sequence[Pair], df: float | None) -> float:
+    """The p-value of equivalence, of one pair of arms."""
+    if metric.equivalence is None or len(pairs) != 1:
+        return nan
+    [(control, treatment)] = pairs
+    return equivalence(control=control, treatment=treatment, margin=metric.equivalence, df=df).pvalue
+
+
+def compared(states: SliceStates, experiment: Experiment, metric: Metric, treatment: str) -> Comparison:
+    """The comparison by the fixed method that leads."""
+    return fixed(states, experiment, metric, treatment, by_past=experiment.pre_days is not None).comparison
+
+
+def by_slices(slices: Sequence[SliceStates], experiment: Experiment, metric: Metric, treatment: str) -> Compared:
+    """The test within slices, weighted by their units; those with few units are taken together."""
+    phases = experiment.comparable_phases(treatment)
+    moments = [tuple(each.moments(metric, arm, phases) for arm in (experiment.control, treatment)) for each in slices]
+    to_arms = plain(metric)
+    pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in moments]).pairs]
+    return _compared(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None)
+
+
+def value_limits(metric: Metric) -> tuple[float, float] | None:
+    """What a unit's value can be at least and at most, as far as the metric says so; None without limits.
+
+    A capped sum is taken to be 0 or more.
+    """
+    if KINDS[metric.kind].unit_value == "any":
+        return 0.0, 1.0
+    return (0.0, metric.cap.at) if metric.cap is not None and metric.cap.at is not None else None
+
+
+def whatever_is_missing(
+    states: SliceStates, experiment: Experiment, metric: Metric, treatment: str, limits: tuple[float, float]
+) -> Compared | None:
+    """The comparison with missing values at the limits that are worst and best for the effect; None without missing.
+
+    The interval reaches from the lower limit of the worst to the upper limit of the best; the effect is their middle,
+    and the p-value the larger of both, 1 where they have not the same sign.
+
+    References
+    ----------
+    Horowitz, J. L. and Manski, C. F. (2000). Nonparametric analysis of randomized experiments with missing covariate
+    and outcome data. Journal of the American Statistical Association 95, 77-84.
+    """
+    phases, arms = experiment.comparable_phases(treatment), (experiment.control, treatment)
+    known = [states.moments(metric, arm, phases) for arm in arms]
+    missing = [
+        states.count(mature_block(metric), arm, phases) - state.n for arm, state in zip(arms, known, strict=True)
+    ]
+    if not any(missing) or not all(state.n for state in known):
+        return None
+    low, high = limits
+    worst, best = (_filled(known, missing, values, metric, experiment.alpha) for values in ((high, low), (low, high)))
+    comparison = worst._replace(
+        method="bounds of what is missing",
+        effect=(worst.effect + best.effect) / 2,
+        std_error=max(worst.std_error, best.std_error),
+        mean_control=(worst.mean_control + best.mean_control) / 2,
+        mean_treatment=(worst.mean_treatment + best.mean_treatment) / 2,
+        df=nan,
+        statistic=nan,
+        pvalue=max(worst.pvalue, best.pvalue) if worst.effect * best.effect > 0 else 1.0,
+        ci_low=worst.ci_low,
+        ci_high=best.ci_high,
+        rel_effect=nan,
+        rel_ci_low=nan,
+        rel_ci_high=nan,
+    )
+    return Compared(comparison, (), None, nan, (best.ci_high - worst.ci_low) / 2)
+
+
+def _filled(
+    known: Sequence[Moments], missing: Sequence[int], values: Sequence[float], metric: Metric, alpha: float
+) -> Comparison:
+    """The comparison of (control, treatment) with all missing units of an arm at one value."""
+    whole = [state + _constant(state, n, value) for state, n, value in zip(known, missing, values, strict=True)]
+    control, treatment = plain(metric)(*whole)
+    return KINDS[metric.kind].compare(control=control, treatment=treatment, alpha=alpha)
+
+
+def _constant(state: Moments, n: int, value: float) -> Moments:
+    """n units that all have one value."""
+    k = len(state.columns)
+    return Moments(state.columns, n, np.full(k, value), np.zeros((k, k)))
+
+
+def diluted(triggered: Compared, overall: Compared, share: float, alpha: float) -> Compared:
+    """The effect on the triggered units, spread over all units, if the others have none; of one pair of arms each."""
+    of, ([(control, treated)], [(own, _)]) = triggered.comparison, (overall.pairs, triggered.pairs)
+    n = control.n + treated.n
+    between = of.effect**2 * share * (1 - share) / n if n else nan
+    comparison = contrast(
+        method="triggered, diluted",
+        control=control,
+        treatment=treated._replace(mean=control.mean + share * of.effect, variance=nan),
+        effect_variance=(share * of.std_error) ** 2 + between,
+        df=inf if isnan(of.df) else of.df,
+        alpha=alpha,
+        covariance=-(share**2) * own.mean_variance,
+    )
+    return Compared(comparison, (), None, nan, (comparison.ci_high - comparison.ci_low) / 2)
 
 
 def _from_margin(metric: Metric, pairs: Sequence[Pair], df: float | None) -> Comparison | None:
@@ -106,7 +219,7 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
     which the treatment was better than that.
     """
     alpha, now = experiment.alpha, looks[-1]
-    counts = [_counts(metric, each.comparison) for each in looks]
+    counts = [is_readable(metric, each.comparison) for each in looks]
     held = confidence_sequence(
         [_look(each.comparison, counts=told) for each, told in zip(looks, counts, strict=True)],
         alpha=alpha,
@@ -125,7 +238,7 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
     comparison = _renamed(now, "always-valid", half_width)._replace(
         pvalue=held.pvalue, ci_low=held.ci_low, ci_high=held.ci_high
     )
-    return now._replace(comparison=comparison, non_inferiority=excluded, half_width=half_width)
+    return now._replace(comparison=comparison, non_inferiority=excluded, half_width=half_width, equivalence=nan)
 
 
 def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
@@ -148,10 +261,11 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
         ),
         non_inferiority=group_sequential_pvalue(of_margin, information) if of_margin else nan,
         half_width=half_width,
+        equivalence=nan,
     )
 
 
-def _counts(metric: Metric, compared: Comparison) -> bool:
+def is_readable(metric: Metric, compared: Comparison) -> bool:
     """Whether there are enough units, and of a share enough of both kinds, for the effect to be normal."""
     n = {"n_control": compared.n_control, "n_treatment": compared.n_treatment}
     if KINDS[metric.kind].unit_value != "any" or not all(n.values()):

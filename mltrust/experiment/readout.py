@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import date
+from math import isnan
 from typing import Literal, NamedTuple
 
 from mltrust.experiment.cells import ExperimentStates
 from mltrust.experiment.check import Check
 from mltrust.experiment.checks import checks
+from mltrust.experiment.disparities import FAIRNESS, Disparity, disparities
 from mltrust.experiment.effects import Effect, effects
 from mltrust.experiment.spec import Experiment
-from mltrust.slices import n_attributes
+from mltrust.slices import Slice, n_attributes
 from mltrust.verdicts import Verdict, combine
 
 Recommendation = Literal["ship", "do not ship", "keep running", "invalid"]
@@ -25,21 +27,22 @@ class Readout(NamedTuple):
     reasons: tuple[str, ...]
     effects: tuple[Effect, ...]
     checks: tuple[Check, ...]
+    disparities: tuple[Disparity, ...] = ()
 
 
 def readout(states: ExperimentStates, experiment: Experiment, as_of: date) -> Readout:
-    """Reads an experiment's states as of a day: checks first, then effects, then the recommendation."""
-    checked = checks(states, experiment)
-    found = effects(states, experiment, as_of)
+    """Reads an experiment's states as of a day: effects, what speaks against them, and the recommendation."""
+    found, unlike = effects(states, experiment, as_of), disparities(states, experiment)
+    checked = checks(states, experiment, found, unlike)
     deciding = [row.verdict for row in found if row.decides] + [row.verdict for row in checked if row.decides]
     recommendation, reasons = _recommend(found, checked, experiment, as_of)
-    return Readout(combine(deciding), recommendation, tuple(reasons), tuple(found), tuple(checked))
+    return Readout(combine(deciding), recommendation, tuple(reasons), tuple(found), tuple(checked), tuple(unlike))
 
 
 def _recommend(
     effects: Sequence[Effect], checked: Sequence[Check], experiment: Experiment, as_of: date
 ) -> tuple[Recommendation, list[str]]:
-    if failed := [each for each in checked if each.decides and each.verdict is Verdict.BREACH]:
+    if failed := [each for each in checked if each.check != FAIRNESS and each.decides and _fails(each)]:
         return "invalid", [_of_check(each) for each in failed]
     deciding = [each for each in effects if each.decides]
     said = {
@@ -48,16 +51,25 @@ def _recommend(
         ]
         for verdict in Verdict
     }
+    for row in checked:
+        if row.check == FAIRNESS and row.decides and row.verdict is not Verdict.PASS:
+            said[row.verdict].append(_of_check(row))
     if said[Verdict.BREACH]:
         return "do not ship", said[Verdict.BREACH]
     if waits := _waits(experiment, as_of):
         return "keep running", [waits, *said[Verdict.INCONCLUSIVE], *said[Verdict.PASS]]
     if deciding and not said[Verdict.INCONCLUSIVE]:
-        warnings = ["but " + _of_check(each) for each in checked if each.check == "contamination" and _warns(each)]
-        return "ship", said[Verdict.PASS] + warnings + _losing_slices(effects) + _odd_days(experiment, as_of)
+        doubts = (
+            _losing_slices(effects)
+            + _doubts(checked, deciding)
+            + _odd_days(experiment, as_of)
+            + _interference(experiment)
+        )
+        return "ship", _too_good(checked, deciding) + said[Verdict.PASS] + [f"but {doubt}" for doubt in doubts]
     goals = [each for each in deciding if each.role == "goal"]
-    if goals and all(_without_effect(each, experiment) for each in goals):
-        return "do not ship", [_says(each.metric, each.treatment, "", "", _no_effect(each)) for each in goals]
+    if goals and all(_no_effect(each, experiment) for each in goals):
+        words = [_says(each.metric, each.treatment, "", "", _no_effect(each, experiment)) for each in goals]
+        return "do not ship", words
     return "keep running", said[Verdict.INCONCLUSIVE] or ["nothing decides"]
 
 
@@ -75,23 +87,61 @@ def _odd_days(experiment: Experiment, as_of: date) -> list[str]:
     n_days = (min(as_of, experiment.planned_end or as_of) - experiment.start).days
     if not experiment.rules.whole_weeks or n_days % _WEEK == 0:
         return []
-    return [f"but units were exposed for {n_days} days, which are no whole weeks"]
+    return [f"units were exposed for {n_days} days, which are no whole weeks"]
 
 
-def _without_effect(row: Effect, experiment: Experiment) -> bool:
-    """Whether the smallest effect worth finding would have been found, and was not."""
+def _interference(experiment: Experiment) -> list[str]:
+    """What the comparison rests on beside chance: that a unit's variant does not act on other units."""
+    if experiment.interference == "possible":
+        return ["units may act on one another: the effect on all of them can be another one"]
+    if experiment.interference is None:
+        return ["the conf does not say whether units act on one another (interference: none | possible)"]
+    return []
+
+
+def _no_effect(row: Effect, experiment: Experiment) -> str:
+    """Why a goal has no effect worth having; '' where that is not shown.
+
+    Either both arms are shown to be the same within a margin, or the smallest effect worth finding would have been
+    found, and was not.
+    """
     [metric] = [each for each in experiment.metrics if each.name == row.metric]
-    if metric.smallest_effect is None or row.verdict is not Verdict.INCONCLUSIVE:
-        return False
-    return row.mde <= metric.smallest_effect.size(row.mean_control)
+    if row.verdict is not Verdict.INCONCLUSIVE:
+        return ""
+    if row.equivalence_pvalue <= row.alpha:
+        return f"the same in both arms within its margin (p = {row.equivalence_pvalue:.2g})"
+    if metric.smallest_effect is not None and row.mde <= metric.smallest_effect.size(row.mean_control):
+        return f"no effect: one of {row.mde:.4g}, smaller than the smallest worth finding, would have been found"
+    return ""
 
 
-def _no_effect(row: Effect) -> str:
-    return f"no effect: one of {row.mde:.4g}, smaller than the smallest worth finding, would have been found"
+#: Checks that warn of something without making an experiment invalid, in the order in which a ship names them.
+_WARNINGS = ("contamination", "skew", "trend", "interaction", "heterogeneity", "worst slice")
+
+
+def _doubts(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
+    """What whoever ships should know of the checks: what they warn of, and the worst slices that were confirmed."""
+    metrics = {"", *(each.metric for each in deciding)}
+    about = [each for each in checked if each.metric in metrics and (each.verdict is Verdict.BREACH or _warns(each))]
+    return [_of_check(each) for name in _WARNINGS for each in about if each.check == name]
+
+
+def _fails(row: Check) -> bool:
+    return row.verdict is Verdict.BREACH
 
 
 def _warns(row: Check) -> bool:
-    return row.verdict is Verdict.INCONCLUSIVE and row.n_units > 0
+    """Whether a check found something, rather than too little to say."""
+    if row.check in ("trend", "interaction", "heterogeneity"):
+        return row.verdict is Verdict.INCONCLUSIVE and row.qvalue < row.threshold
+    return row.verdict is Verdict.INCONCLUSIVE and row.value > row.threshold
+
+
+def _too_good(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
+    """Twyman's law comes before the good news of what decides."""
+    metrics = {each.metric for each in deciding if each.role == "goal"}
+    rows = [each for each in checked if each.check == "twyman" and each.metric in metrics]
+    return [_of_check(each) for each in rows if each.verdict is Verdict.INCONCLUSIVE and not isnan(each.pvalue)]
 
 
 def _of_check(row: Check) -> str:
@@ -106,9 +156,9 @@ def _losing_slices(effects: Sequence[Effect]) -> list[str]:
         if row.verdict is Verdict.BREACH and row.role in ("goal", "guardrail") and n_attributes(row.slice_key) == 1
     ]
     worst = sorted(losing, key=lambda row: row.qvalue)
-    return ["but " + _says(row.metric, row.treatment, row.slice_key, row.slice_value, row.reason) for row in worst]
+    return [_says(row.metric, row.treatment, row.slice_key, row.slice_value, row.reason) for row in worst]
 
 
 def _says(subject: str, whose: str, slice_key: str, slice_value: str, reason: str) -> str:
-    where = f" in {slice_key}:{slice_value}" if slice_key else ""
+    where = f" in {Slice(slice_key, slice_value)}" if slice_value else f" by {slice_key}" if slice_key else ""
     return f"{subject}{f' ({whose})' if whose else ''}{where}: {reason}"

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
+from mltrust.experiment.assignment import Assignment
+from mltrust.experiment.fairness import Fairness
+from mltrust.experiment.plan import Plan
 from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
 from mltrust.slices import Slicing
 
@@ -17,6 +20,11 @@ UnitKind = Literal["unit_id", "request", "bucket_id"]
 
 
 Inference = Literal["fixed", "always_valid", "group_sequential"]
+Interference = Literal["none", "possible"]
+Resampling = Literal["bootstrap", "jackknife"]
+#: Replicates where the conf names none, and the fewest that it may name: a jackknife's are groups of units.
+REPLICATES: dict[Resampling, int] = {"bootstrap": 1000, "jackknife": 64}
+FEWEST_REPLICATES: dict[Resampling, int] = {"bootstrap": 200, "jackknife": 50}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,28 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """A search for the slice that loses most: among crossings of up to `depth` of the `attributes`.
+
+    `min_units` per arm on the half of the units that slices are found on, and again on the half that confirms them.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    attributes: tuple[str, ...]
+    depth: int = 3
+    min_units: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.attributes or len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes: {list(self.attributes)} is empty or repeats one")
+        if not 1 <= self.depth <= 3:
+            raise ValueError(f"depth is {self.depth}, expected 1 to 3 attributes crossed")
+        if self.min_units < 2:
+            raise ValueError(f"min_units is {self.min_units}, expected 2 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment.
 
@@ -48,7 +78,13 @@ class Experiment:
     columns in `covariates`, summed over the unit's whole production traffic of that many days before its exposure
     day. `inference` says whether metrics are decided once, or at every look: `always_valid` on every exposure day,
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
-    sequential tests are sharpest.
+    sequential tests are sharpest. With `resampling` the overall effects are given by that method too, from
+    `replicates` of the units. With `fairness` predictions are compared over slices.
+
+    `trigger` is a SQL expression on a record: units for which it ever held, in any arm, are also read alone.
+    `served_by` names the model versions that may answer each arm, `assignment` how units came to their buckets,
+    `interference` whether a unit's variant may act on other units. `salts` is the number of A/A tests in which the
+    control's units are assigned anew.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -66,7 +102,17 @@ class Experiment:
     covariates: tuple[str, ...] = ()
     inference: Inference = "fixed"
     horizon: int | None = None
+    resampling: Resampling | None = None
+    replicates: int | None = None
+    fairness: Fairness | None = None
     rules: Rules = field(default_factory=Rules)
+    trigger: str | None = None
+    served_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    assignment: Assignment | None = None
+    search: Search | None = None
+    salts: int | None = None
+    interference: Interference | None = None
+    plan: Plan = field(default_factory=Plan)
     alpha: float = 0.05
     srm_alpha: float = 0.001
     decision_set: tuple[str, ...] | None = None
@@ -99,6 +145,20 @@ class Experiment:
                 raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"horizon is {self.horizon} units, expected 1 or more")
+        if self.replicates is not None and self.resampling is None:
+            raise ValueError("replicates without resampling; say bootstrap or jackknife")
+        if self.resampling is not None and self.n_replicates < FEWEST_REPLICATES[self.resampling]:
+            raise ValueError(
+                f"replicates is {self.replicates}, expected {FEWEST_REPLICATES[self.resampling]} or more for a "
+                f"{self.resampling}"
+            )
+        if self.resampling == "jackknife" and self.unit == "bucket_id":
+            raise ValueError("resampling jackknife: the units are buckets, too few to be left out in groups")
+        if self.fairness is not None:
+            if strange := set(self.fairness.attributes) - set(self.slices.attributes):
+                raise ValueError(f"fairness: {', '.join(sorted(strange))} is no attribute of slices")
+            if self.unit == "bucket_id":
+                raise ValueError("fairness: the units are buckets, and slices vary within a bucket")
         if self.pre_days is not None and self.pre_days < 1:
             raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
         if self.pre_days is None and self.covariates:
@@ -124,6 +184,15 @@ class Experiment:
                     f"inference {self.inference}: {', '.join(growing)} decides and has no window_days; a value that "
                     "still grows cannot be read at several looks"
                 )
+        if strange := set(self.served_by) - set(self.arms):
+            raise ValueError(f"served_by names {', '.join(sorted(strange))}, which is none of the arms")
+        if self.assignment is not None and self.unit not in (None, "unit_id"):
+            raise ValueError(f"assignment: a {self.unit} is not hashed to a bucket; only the unit unit_id is")
+        if self.salts is not None and self.salts < 100:
+            raise ValueError(f"salts is {self.salts}, expected 100 or more A/A tests (1000 tell well)")
+        searched = self.search.attributes if self.search is not None else ()
+        if strange := set(searched) - set(self.slices.attributes):
+            raise ValueError(f"search: {', '.join(sorted(strange))} is none of slices.attributes")
         if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
             raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
 
@@ -141,6 +210,11 @@ class Experiment:
     @property
     def start(self) -> date:
         return min(self.phases)
+
+    @property
+    def n_replicates(self) -> int:
+        """Replicates of the units; 0 without resampling."""
+        return 0 if self.resampling is None else self.replicates or REPLICATES[self.resampling]
 
     @property
     def past_since(self) -> date:
@@ -209,5 +283,11 @@ class Experiment:
                 f"covariates: {name} is no metric column of log {self.log!r}; "
                 f"expected one of {', '.join((*columns.names(), *BUILT_IN_COLUMNS))}"
                 for name in unknown_covariates
+            ]
+            + [
+                f"fairness.predictions: {each.predictions!r} is no prediction of log {self.log!r}; "
+                f"expected one of {', '.join(columns.predictions) or '(none declared)'}"
+                for each in [self.fairness]
+                if each is not None and each.predictions not in columns.predictions
             ]
         )

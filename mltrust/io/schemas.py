@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mltrust.contract import Contract, FeatureType
+from mltrust.metrics import BUILT_IN_COLUMNS
 
 Keep = Literal["audit", "rebuild"]
 
@@ -33,7 +34,8 @@ _OUTCOME = f"""
 _REJECT = """
     ingest_batch STRING NOT NULL, source STRING NOT NULL, position BIGINT NOT NULL,
     raw STRING NOT NULL, raw_encoding STRING NOT NULL, reason_code STRING NOT NULL, reason STRING NOT NULL,
-    model_name STRING, model_version STRING, experiment_id STRING, bucket_id STRING,
+    model_name STRING, model_version STRING,
+    experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>,
     ingested_at TIMESTAMP NOT NULL"""
 _RESULT = """
     as_of TIMESTAMP NOT NULL, run_id STRING NOT NULL, conf_hash STRING NOT NULL,
@@ -100,7 +102,9 @@ _EFFECTS = _result(
     pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, ci_low DOUBLE, ci_high DOUBLE,
     rel_effect DOUBLE, rel_ci_low DOUBLE, rel_ci_high DOUBLE, non_inferiority_pvalue DOUBLE,
     alpha DOUBLE NOT NULL, verdict STRING NOT NULL, reason STRING NOT NULL, decides BOOLEAN NOT NULL,
-    mde DOUBLE, variance_reduction DOUBLE""",
+    mde DOUBLE, variance_reduction DOUBLE,
+    against_rest DOUBLE, against_rest_pvalue DOUBLE, against_rest_qvalue DOUBLE,
+    chance_to_beat DOUBLE, expected_loss DOUBLE, equivalence_pvalue DOUBLE""",
     "experiment_id",
 )
 _CHECKS = _result(
@@ -110,6 +114,28 @@ _CHECKS = _result(
     {_SLICE}, method STRING NOT NULL, n_units BIGINT NOT NULL, value DOUBLE, statistic DOUBLE, df DOUBLE,
     pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE, verdict STRING NOT NULL,
     reason STRING NOT NULL, decides BOOLEAN NOT NULL""",
+    "experiment_id",
+)
+_FAIRNESS = _result(
+    "experiment_fairness",
+    ("experiment_id", "as_of", "variant", "measure", "slice_key", "slice_value"),
+    f"""experiment_id STRING NOT NULL, variant STRING NOT NULL, predictions STRING NOT NULL, measure STRING NOT NULL,
+    {_SLICE}, n_units BIGINT NOT NULL, n_predictions BIGINT NOT NULL, value DOUBLE, std_error DOUBLE, df DOUBLE,
+    ci_low DOUBLE, ci_high DOUBLE, difference DOUBLE, difference_ci_low DOUBLE, difference_ci_high DOUBLE,
+    pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE, verdict STRING NOT NULL,
+    reason STRING NOT NULL""",
+    "experiment_id",
+)
+_PLANS = _result(
+    "experiment_plans",
+    ("experiment_id", "as_of", "treatment", "metric", "slice_key", "slice_value", "method", "weeks"),
+    f"""experiment_id STRING NOT NULL, treatment STRING NOT NULL, metric STRING NOT NULL, {_SLICE},
+    method STRING NOT NULL, weeks BIGINT NOT NULL, role STRING NOT NULL, claim STRING NOT NULL,
+    is_extrapolated BOOLEAN NOT NULL, n_control BIGINT NOT NULL, n_treatment BIGINT NOT NULL,
+    n_units BIGINT NOT NULL, mean_control DOUBLE, std_error DOUBLE, half_width DOUBLE, mde DOUBLE, rel_mde DOUBLE,
+    target DOUBLE, power DOUBLE, n_needed DOUBLE, variance_reduction DOUBLE, alpha DOUBLE NOT NULL,
+    n_family BIGINT NOT NULL, leads BOOLEAN NOT NULL, decides BOOLEAN NOT NULL, verdict STRING NOT NULL,
+    reason STRING NOT NULL""",
     "experiment_id",
 )
 _ERASURES = Table(
@@ -251,8 +277,9 @@ _FIXED = (
         "exposures",
         f"""{_UNIT},
         first_exposure TIMESTAMP NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL,
-        {_MODEL}, variant STRING NOT NULL, slice_values MAP<STRING, STRING> NOT NULL,
-        days ARRAY<STRUCT<day: DATE, variant: STRING, slice_values: MAP<STRING, STRING>>> NOT NULL""",
+        {_MODEL}, variant STRING NOT NULL, bucket_id STRING, slice_values MAP<STRING, STRING> NOT NULL,
+        days ARRAY<STRUCT<day: DATE, variant: STRING, model_version: STRING, triggered: BOOLEAN,
+        slice_values: MAP<STRING, STRING>>> NOT NULL""",
         ("experiment_id", "unit_kind", "unit_id"),
         subject="experiment_id",
         keep="rebuild",
@@ -260,6 +287,8 @@ _FIXED = (
     ),
     _EFFECTS,
     _CHECKS,
+    _FAIRNESS,
+    _PLANS,
     _LOG_HEALTH,
     _OUTCOME_HEALTH,
     _ERASURES,
@@ -299,7 +328,7 @@ def _inference_log(contract: Contract, features: str) -> Table:
 
 def _unit_days(metric_columns: Sequence[str]) -> Table:
     sums = (f"{quoted(name)} DOUBLE" for name in metric_columns)
-    counts = "day DATE NOT NULL, n_requests BIGINT NOT NULL, n_predictions BIGINT NOT NULL"
+    counts = "day DATE NOT NULL, " + ", ".join(f"{name} BIGINT NOT NULL" for name in BUILT_IN_COLUMNS)
     return Table(
         "unit_days",
         ", ".join((_UNIT, counts, *sums)),

@@ -1,13 +1,14 @@
-"""Figures of the readout and of the log's health."""
+"""Figures of the readout, of the plan and of the log's health."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
-from math import isnan
+from math import isnan, nan
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from mltrust.experiment.effects import Effect
+from mltrust.experiment.planning import Planned, Prospect
 from mltrust.health import LogDay
 from mltrust.slices import Slice, n_attributes
 from mltrust.verdicts import Verdict
@@ -116,3 +117,49 @@ def _models(rows: Sequence[LogDay]) -> Mapping[str, Sequence[LogDay]]:
 
 def _daily(rows: Sequence[LogDay], name: str, days: Sequence[date]) -> list[int]:
     return [sum(getattr(row, name) for row in rows if row.day == day) for day in days]
+
+
+def detectable(found: Planned) -> Figure:
+    """What each number of weeks finds, per deciding metric (else per metric) and method; log scale.
+
+    The dashed line is what the conf asks for, grey the weeks that are extrapolated, the upright one the plan.
+    """
+    overall = [row for row in found.prospects if row.overall]
+    deciding = {(row.metric, row.treatment) for row in overall if row.decides}
+    panels = list(dict.fromkeys((row.metric, row.treatment) for row in overall))
+    panels = [panel for panel in panels if panel in deciding] or panels
+    figure = Figure(figsize=(9, 0.4 + 2.6 * len(panels)), layout="constrained")
+    for axis, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        _detectable_panel(axis, [row for row in overall if (row.metric, row.treatment) == panel], found)
+    return figure
+
+
+def _detectable_panel(axis: mpl.axes.Axes, rows: Sequence[Prospect], found: Planned) -> None:
+    weeks = sorted({row.weeks for row in rows})
+    methods = list(dict.fromkeys(row.method for row in rows))
+    for method, colour in zip(methods, mpl.color_sequences["tab10"], strict=False):
+        own = [row for row in rows if row.method == method]
+        leads = any(row.leads for row in own)
+        label = f"{method} (leads)" if leads else method
+        width, marker = (2.4, "o") if leads else (1.2, ".")
+        sizes = [row.mde for row in own]
+        axis.plot([row.weeks for row in own], sizes, label=label, color=colour, linewidth=width, marker=marker)
+    target = next((row.target for row in rows if row.leads), nan)
+    if not isnan(target):
+        axis.axhline(target, color="#111827", linewidth=1, linestyle="--")
+    if guessed := [row.weeks for row in rows if row.is_extrapolated]:
+        axis.axvspan(min(guessed) - 0.5, max(weeks) + 0.5, color="#f3f4f6", zorder=0)
+    if found.weeks is not None:
+        axis.axvline(found.weeks, color=_COLOURS[Verdict.PASS], linewidth=1.2)
+    axis.set_yscale("log")
+    axis.set_xlim(min(weeks) - 0.5, max(weeks) + 0.5)
+    axis.set_xticks(weeks)
+    axis.yaxis.set_major_formatter("{x:.3g}")
+    axis.yaxis.set_minor_formatter("{x:.2g}")
+    axis.tick_params(axis="y", which="both", labelsize=8)
+    words = "margin kept" if rows[0].claim == "non-inferiority" else "effect found"
+    axis.set_title(f"{rows[0].metric}: smallest {words}, {rows[0].treatment}", loc="left", fontsize=11)
+    axis.set_xlabel("weeks; grey: extrapolated; dashed: what the conf asks for", fontsize=8)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axis.grid(color="#e5e7eb", zorder=0)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,8 @@ from mltrust.experiment.check import Check
 from mltrust.experiment.effects import Effect
 from mltrust.experiment.readout import Readout
 from mltrust.experiment.spec import Experiment
+from mltrust.report.fairness import fairness
+from mltrust.report.numbers import number
 from mltrust.slices import Slice
 from mltrust.verdicts import Verdict
 
@@ -51,6 +53,8 @@ def markdown(
     notable = [row for row in found.effects if not row.overall and row.verdict is Verdict.BREACH]
     if notable:
         parts += ["### Slices that lose", _effects(sorted(notable, key=lambda row: row.qvalue)[:_SHOWN])]
+    if found.disparities:
+        parts += ["### Fairness over slices", fairness(found.disparities, experiment.alpha)]
     parts.append(f"{_count(found.effects)} effects in all; see `experiment_effects`. Units are {experiment.unit}.")
     if n_metrics_left_out:
         parts.append(f"{n_metrics_left_out} metrics are in the tables only: a run shows its first 200.")
@@ -120,8 +124,3 @@ def relative(row: Effect) -> str:
     if isnan(row.rel_ci_low):
         return f"{row.rel_effect:+.1%} (no bounded interval)"
     return f"{row.rel_effect:+.1%} [{row.rel_ci_low:+.1%}, {row.rel_ci_high:+.1%}]"
-
-
-def number(value: float) -> str:
-    """Four digits, or a dash for what is undefined."""
-    return "–" if isnan(value) else f"{value:.4g}"

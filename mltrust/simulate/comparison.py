@@ -42,6 +42,8 @@ def _found(row: Planted, found: Found) -> str:
     where: dict[str, object] = {"experiment_id": row.experiment_id, "slice_key": row.slice_key}
     if row.kind == "simpson":
         rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
+    elif row.kind in ("contamination", "assignment", "pre-exposure bias"):
+        rows, where = found.checks, where | {"check": row.kind} | ({"metric": row.metric} if row.metric else {})
     elif row.kind == "srm":
         of_all = {"check": "srm", "method": "chi-square", "slice_value": row.slice_value}
         rows, where = found.checks, where | of_all
@@ -67,6 +69,8 @@ def _explains(truth: Planted, row: Row) -> bool:
     if "check" not in row:
         return truth.kind == "effect" and truth.metric == row["metric"]
     here = dict(zip(*(str(row[name]).split(" x ") for name in ("slice_key", "slice_value")), strict=False))
+    if row["check"] == "pre-exposure bias":
+        return truth.kind == row["check"]
     if row["check"] == "simpson":
         return truth.kind == "simpson" and truth.slice_key in here
     return truth.kind == "srm" and here.get(truth.slice_key) == truth.slice_value

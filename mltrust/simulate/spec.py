@@ -14,8 +14,9 @@ class Plant:
     """The truth of one experiment with the arms control and treatment.
 
     `effect` is what treatment adds to the log-odds that a request ends in a purchase, `treatment_share` the
-    probability that a unit is treated. `effect_in` and `share_in` (attribute -> value -> number) replace them
-    where the unit has that value; each may name one attribute.
+    probability that a unit is treated, in hundredths. `effect_in` and `share_in` (attribute -> value -> number)
+    replace them where the unit has that value; each may name one attribute. `crossed_share` of the units get the
+    other variant in the second half of the days.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -24,6 +25,7 @@ class Plant:
     effect_in: dict[str, dict[str, float]] = field(default_factory=dict)
     treatment_share: float = 0.5
     share_in: dict[str, dict[str, float]] = field(default_factory=dict)
+    crossed_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name, by in (("effect_in", self.effect_in), ("share_in", self.share_in)):
@@ -33,8 +35,10 @@ class Plant:
                 _known(f"{name}: attribute", (attribute,), ATTRIBUTES)
                 _known(f"{name}: {attribute}", values, ATTRIBUTES[attribute])
         for share in (self.treatment_share, *(s for by in self.share_in.values() for s in by.values())):
-            if not 0 < share < 1:
-                raise ValueError(f"treatment_share is {share}, expected a probability above 0 and below 1")
+            if not 0 < share < 1 or abs(share * 100 - round(share * 100)) > 1e-9:
+                raise ValueError(f"treatment_share is {share}, expected hundredths above 0 and below 1")
+        if not 0 <= self.crossed_share <= 1:
+            raise ValueError(f"crossed_share is {self.crossed_share}, expected a share in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ class Simulation:
 
     Shares are of units (`rating_share`), of requests (`legacy_share`, `extra_share`), of the champion's
     requests (`shadow_share`) or of records (`error_share`). The treatment of the experiment `ranker` is
-    served by the candidate, everybody else by the champion.
+    served by the candidate, everybody else by the champion. `days_before` the start there is traffic without
+    experiments, which their covariates are taken from.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -74,6 +79,7 @@ class Simulation:
     days: int
     ranker: str
     experiments: dict[str, Plant]
+    days_before: int = 0
     requests_per_unit: float = 3.0
     training_units: int = 6_000
     model_name: str = "recommender"
@@ -91,6 +97,8 @@ class Simulation:
         for name in ("n_units", "days", "training_units", "n_files"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.days_before < 0:
+            raise ValueError(f"days_before is {self.days_before}, expected 0 or more")
         if not 1 < self.requests_per_unit <= 100:
             raise ValueError(f"requests_per_unit is {self.requests_per_unit}, expected above 1 and at most 100")
         for name in ("shadow_share", "legacy_share", "extra_share", "error_share", "rating_share"):

@@ -13,6 +13,8 @@ from mltrust.simulate.spec import Simulation
 #: What the models see, in the order of their input.
 FEATURES = ("device", "region", "age", "tenure_days", "similarity_score", "price")
 CONTROL, TREATMENT = "control", "treatment"
+#: Buckets that units are hashed to, as the confs of the demo declare them.
+N_BUCKETS = 100
 CHAMPION, CANDIDATE = "champion", "candidate"
 _UNIT, _REQUEST = ("id",), ("id", "index")
 _LIVE, _PAST = "live", "past"  # seed spaces
@@ -22,7 +24,7 @@ _DAY_MS = 86_400_000
 def live(spark: SparkSession, simulation: Simulation) -> DataFrame:
     """The requests of the simulated days, with assignments, planted effects and purchases."""
     units = _assigned(_units(spark, simulation.seed, _LIVE, simulation.n_units), simulation)
-    return _purchases(_requests(units, simulation, _LIVE), simulation.seed, _LIVE)
+    return _purchases(_carried(_requests(units, simulation, _LIVE), simulation), simulation.seed, _LIVE)
 
 
 def past(spark: SparkSession, simulation: Simulation) -> DataFrame:
@@ -69,10 +71,10 @@ def instant(day: Column, simulation: Simulation) -> Column:
     return F.timestamp_millis(F.floor(day * _DAY_MS) + start)
 
 
-def request_day(chance: Chance, simulation: Simulation) -> Column:
+def request_day(chance: Chance, simulation: Simulation, days_before: int = 0) -> Column:
     """When a request happens, in days after the start: any day alike, most often around noon."""
     noonish = (chance.uniform("time of day, one") + chance.uniform("time of day, two")) / 2
-    return F.floor(chance.uniform("day") * simulation.days) + noonish
+    return F.floor(chance.uniform("day") * (days_before + simulation.days)) - days_before + noonish
 
 
 def age(chance: Chance) -> Column:
@@ -87,7 +89,8 @@ def _units(spark: SparkSession, seed: int, space: str, n: int) -> DataFrame:
     chance = Chance(seed, _UNIT, space)
     return spark.range(n).select(
         "id",
-        F.format_string("u%07d", "id").alias("unit_id"),
+        # Other units for another seed, as their assignments are hashes of their names alone.
+        F.concat(F.lit("u"), F.substring(F.md5(F.concat_ws("/", F.lit(seed), "id")), 1, 12)).alias("unit_id"),
         *(chance.choice(name, shares).alias(name) for name, shares in ATTRIBUTES.items()),
         age(chance).alias("age"),
         F.floor(400 * chance.exponential("tenure")).alias("tenure_at_start"),
@@ -96,21 +99,52 @@ def _units(spark: SparkSession, seed: int, space: str, n: int) -> DataFrame:
 
 
 def _assigned(units: DataFrame, simulation: Simulation) -> DataFrame:
-    """Adds `experiments` and `effect`, the sum of what the unit's treatments add to its log-odds."""
+    """Adds `experiments` and `effect`, the sum of what the unit's treatments add to its log-odds.
+
+    A unit's bucket is a hash of the experiment's name and the unit's, as the confs of the demo declare it.
+    """
     chance = Chance(simulation.seed, _UNIT, _LIVE)
     assignments, effects = [], []
     for name, plant in simulation.experiments.items():
-        drawn = chance.uniform(f"assignment of {name}")
-        is_treated = drawn < _by_value(plant.treatment_share, plant.share_in)
+        bucket = _bucket(name)
+        is_treated = bucket < F.round(_by_value(plant.treatment_share, plant.share_in) * N_BUCKETS)
         effects.append(F.when(is_treated, _by_value(plant.effect, plant.effect_in)).otherwise(0.0))
         assignments.append(
             F.struct(
                 F.lit(name).alias("experiment_id"),
-                F.format_string("b%02d", F.floor(drawn * 100)).alias("bucket_id"),
-                F.when(is_treated, TREATMENT).otherwise(CONTROL).alias("variant"),
+                F.format_string("b%02d", bucket).alias("bucket_id"),
+                is_treated.alias("is_treated"),
+                chance.happens(f"crossing of {name}", plant.crossed_share).alias("is_crossing"),
             )
         )
-    return units.select("*", F.array(*assignments).alias("experiments"), sum(effects, F.lit(0.0)).alias("effect"))
+    return units.select("*", F.array(*assignments).alias("assigned"), sum(effects, F.lit(0.0)).alias("unit_effect"))
+
+
+def _bucket(name: str) -> Column:
+    return F.conv(F.substring(F.md5(F.concat(F.lit(f"{name}:"), "unit_id")), 1, 15), 16, 10).cast("long") % N_BUCKETS
+
+
+def _carried(requests: DataFrame, simulation: Simulation) -> DataFrame:
+    """Adds to requests the `experiments` that they carry and their `effect`: none before the start.
+
+    Units that cross get the other variant in the second half of the days.
+    """
+
+    def variant(each: Column) -> Column:
+        crossed = each["is_crossing"] & (F.col("day") >= simulation.days / 2)
+        return F.when(each["is_treated"] != crossed, TREATMENT).otherwise(CONTROL)
+
+    started = F.col("day") >= 0
+    carried = F.transform(
+        F.when(started, F.col("assigned")).otherwise(F.slice("assigned", 1, 0)),
+        lambda each: F.struct(
+            each["experiment_id"].alias("experiment_id"),
+            each["bucket_id"].alias("bucket_id"),
+            variant(each).alias("variant"),
+        ),
+    )
+    effect = F.when(started, F.col("unit_effect")).otherwise(0.0)
+    return requests.withColumns({"experiments": carried, "effect": effect}).drop("assigned", "unit_effect")
 
 
 def _by_value(default: float, by: Mapping[str, Mapping[str, float]]) -> Column:
@@ -130,10 +164,13 @@ def _requests(units: DataFrame, simulation: Simulation, space: str) -> DataFrame
     return rows.select(
         "*",
         F.concat_ws("-", "unit_id", "index").alias("request_id"),
-        request_day(chance, simulation).alias("day"),
+        # The first one is within the experiments, so that every unit takes part.
+        F.when(F.col("index") == 0, request_day(chance, simulation))
+        .otherwise(request_day(chance, simulation, simulation.days_before))
+        .alias("day"),
         similarity(chance).alias("similarity_score"),
         F.round(F.exp(3.2 + 0.6 * chance.normal("price")), 2).alias("price"),
-    ).withColumn("tenure_days", F.col("tenure_at_start") + F.floor("day"))
+    ).withColumn("tenure_days", F.greatest(F.lit(0), F.col("tenure_at_start") + F.floor("day")))
 
 
 def _purchases(requests: DataFrame, seed: int, space: str) -> DataFrame:

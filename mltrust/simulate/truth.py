@@ -14,7 +14,18 @@ from mltrust.simulate.spec import Plant, Simulation
 from mltrust.slices import OVERALL
 from mltrust.verdicts import Verdict
 
-Kind = Literal["effect", "slice_effect", "srm", "simpson", "clean", "rejects", "duplicates"]
+Kind = Literal[
+    "effect",
+    "slice_effect",
+    "srm",
+    "simpson",
+    "clean",
+    "contamination",
+    "assignment",
+    "pre-exposure bias",
+    "rejects",
+    "duplicates",
+]
 #: The metric that effects are planted in, by its name in the experiments' conf.
 GOAL = "conversion"
 
@@ -66,6 +77,7 @@ def planted(simulation: Simulation) -> tuple[Planted, ...]:
     experiments = simulation.experiments.items()
     return (
         *(row for name, plant in experiments for row in _of_experiment(name, plant)),
+        *(row for name, plant in experiments if simulation.days_before for row in _of_past(name, plant)),
         *_of_dirt("records", simulation.record_faults()),
         *_of_dirt("outcomes", simulation.outcome_faults()),
     )
@@ -95,6 +107,16 @@ def save(path: Path, simulation: Simulation, written: Written) -> None:
 
 def _of_experiment(name: str, plant: Plant) -> Iterator[Planted]:
     yield from _mismatches(name, plant)
+    yield Planted("assignment", "buckets as hashed", name, None, *OVERALL, Verdict.PASS)
+    crossed = "units that change their variant" if plant.crossed_share else "no unit changes its variant"
+    yield Planted(
+        "contamination",
+        crossed,
+        name,
+        None,
+        *OVERALL,
+        Verdict.INCONCLUSIVE if plant.crossed_share else Verdict.PASS,
+    )
     if plant.share_in and plant.effect:
         yield from _reversal(name, plant)
     elif plant.effect:
@@ -106,6 +128,13 @@ def _of_experiment(name: str, plant: Plant) -> Iterator[Planted]:
         for value, effect in values.items():
             words = f"{'gains' if effect > 0 else 'loses'} on {value}"
             yield Planted("slice_effect", words, name, GOAL, attribute, value, _verdict(effect))
+
+
+def _of_past(name: str, plant: Plant) -> Iterator[Planted]:
+    """Devices differ in what their units buy, so that arms with other devices differ before the experiment."""
+    if "device" in plant.share_in:
+        metric = "past purchases"
+        yield Planted("pre-exposure bias", "arms bought unequally before", name, metric, verdict=Verdict.BREACH)
 
 
 def _reversal(name: str, plant: Plant) -> Iterator[Planted]:

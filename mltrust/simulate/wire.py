@@ -142,5 +142,6 @@ def _with_faulty(lines: DataFrame, faults: Mapping[str, Edit]) -> DataFrame:
 
 def _delivered(lines: DataFrame, simulation: Simulation, days: int) -> DataFrame:
     """Lines in files by time, as a service writes them."""
-    file = F.least(F.floor(F.col("day") / days * simulation.n_files), F.lit(simulation.n_files - 1))
+    passed = (F.col("day") + simulation.days_before) / (days + simulation.days_before)
+    file = F.least(F.floor(passed * simulation.n_files), F.lit(simulation.n_files - 1))
     return lines.select("kind", file.cast("int").alias("file"), "day", "line")

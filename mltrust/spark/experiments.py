@@ -1,28 +1,70 @@
 """The states of an experiment from its unit tables."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from mltrust.experiment import fairness
 from mltrust.experiment.cells import (
+    AGREES,
     ARM_KEYS,
+    BUCKET,
     DAY,
+    FAILED,
+    HALF,
+    MISSERVED,
+    NO_BUCKET,
     PAST,
+    SQUARES,
+    TREND,
+    TRIGGERED,
     UNITS,
+    YES,
+    Arm,
+    Bucket,
+    Crossings,
     ExperimentStates,
+    Resalted,
+    SliceStates,
+    Triggered,
     by_day,
+    by_value,
+    capped_block,
+    crossings,
+    has_squares,
+    has_trend,
     mature_block,
     metric_block,
     overall_of,
     past_names,
     slices_by_day,
     slices_of,
+    squares_block,
+    trend_block,
 )
-from mltrust.experiment.spec import Experiment
+from mltrust.experiment.resalting import product
+from mltrust.experiment.resampling import RESAMPLED_KINDS
+from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Metric
-from mltrust.spark.moments import Block, CellSet, cardinality, cells
-from mltrust.spark.units import exposed_units, mature_column, unit_frame, value_column
+from mltrust.slices import Slice, name_slice
+from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
+from mltrust.spark.units import (
+    capped_column,
+    exposed_units,
+    mature_column,
+    quantile_caps,
+    rejected,
+    squares_column,
+    trend_column,
+    unit_frame,
+    value_column,
+    with_overlaps,
+)
+from mltrust.states.replicates import Replicates
 
 
 def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
@@ -39,8 +81,50 @@ def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
 
 def _metric_block(metric: Metric, experiment: Experiment) -> Block:
     past = past_names(experiment.past_columns(metric))
+    values = _values(metric)
+    return values._replace(sources=(*values.sources, *past), columns=(*values.columns, *past))
+
+
+def _values(metric: Metric) -> Block:
+    """The block of a metric's columns without covariates."""
     values = tuple(value_column(metric, column) for column in metric.columns())
-    return Block(metric_block(metric), (*values, *past), (*metric.columns(), *past))
+    return Block(metric_block(metric), values, metric.columns())
+
+
+def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
+    """Blocks of all units together, which no slice needs."""
+    squares = [metric for metric in experiment.metrics if has_squares(metric)]
+    trends = [metric for metric in experiment.metrics if has_trend(metric)]
+    return (
+        Block(UNITS),
+        Block(FAILED, where=FAILED),
+        Block(MISSERVED, where=MISSERVED),
+        *(
+            Block(
+                squares_block(metric),
+                (value_column(metric, metric.numerator), squares_column(metric)),
+                (metric.numerator, SQUARES),
+            )
+            for metric in squares
+        ),
+        *(
+            Block(capped_block(metric), where=capped_column(metric))
+            for metric in experiment.metrics
+            if metric.cap is not None
+        ),
+        *(Block(trend_block(metric), (trend_column(metric),), (TREND,)) for metric in trends),
+    )
+
+
+def others(exposures: DataFrame, experiment: Experiment) -> DataFrame:
+    """Of all exposures those of other experiments on the same kind of unit."""
+    same = F.col("unit_kind") == (experiment.unit or "unit_id")
+    return exposures.where((F.col("experiment_id") != experiment.experiment_id) & same)
+
+
+def overlapping(others: DataFrame) -> list[str]:
+    """The experiments that have exposures among `others`, sorted; one Spark job."""
+    return sorted(row["experiment_id"] for row in others.select("experiment_id").distinct().collect())
 
 
 def states(
@@ -51,41 +135,168 @@ def states(
     *,
     max_cells: int,
     max_values: int,
+    others: DataFrame | None = None,
+    rejects: DataFrame | None = None,
 ) -> ExperimentStates:
-    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass."""
+    """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass.
+
+    `others` are the exposures of other experiments on the same kind of unit, `rejects` the records of the log that
+    ingest refused.
+    A conf that asks for resampling or fairness costs one more pass, over the units with only what that needs.
+    """
     attributes = tuple(sorted(experiment.slices.attributes))
     units = exposed_units(exposures, experiment, as_of)
+    overlaps = [] if others is None else overlapping(others)
+    if others is not None and overlaps:
+        units = with_overlaps(units, others, overlaps, as_of)
     size = cardinality(units, attributes, max_values)
-    frame = unit_frame(units, days, experiment, as_of, size.kept)
+    framed = _with_fairness(experiment)
+    caps = quantile_caps(unit_frame(units, days, framed, as_of, {}), framed)
+    frame = unit_frame(units, days, framed, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
-    reduced = _reduced(frame, experiment, attributes, finest=n_cells <= max_cells)
-    return replace(reduced, note="; ".join(notes))
+    reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
+    reduced = _resalted(_resampled(reduced, frame, experiment), frame, experiment)
+    lost = {} if rejects is None else rejected(rejects, experiment)
+    return replace(reduced, rejects=lost, note="; ".join(notes))
 
 
 def _reduced(
-    frame: DataFrame, experiment: Experiment, attributes: tuple[str, ...], *, finest: bool
+    frame: DataFrame,
+    experiment: Experiment,
+    attributes: tuple[str, ...],
+    overlaps: Sequence[str],
+    *,
+    finest: bool,
 ) -> ExperimentStates:
-    """All states in one pass: by slices, by exposure day, and the counts of each attribute's slices by that day."""
-    declared, blocks = experiment.slices.declared(), blocks_of(experiment)
-    sliced = [attributes] if finest else [(), *declared]
-    of_days, *rest = cells(
-        frame,
-        [
-            CellSet((*ARM_KEYS, DAY), blocks),
-            *(CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes),
-            *(CellSet((*ARM_KEYS, *names), blocks) for names in sliced),
-        ],
-    )
-    counts, found = rest[: len(attributes)], rest[len(attributes) :]
-    by_set = found * len(declared) if finest else found[1:]
+    """All states in one pass: of slices, of exposure days, of all units, and of what the conf asks for beside."""
+    declared, blocks, search = experiment.slices.declared(), blocks_of(experiment), experiment.search
+    sets = {
+        "days": CellSet((*ARM_KEYS, DAY), blocks),
+        "whole": CellSet(ARM_KEYS, _whole_blocks(experiment)),
+        **{f"count {name}": CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes},
+        **{f"overlap {name}": CellSet((*ARM_KEYS, name), blocks) for name in overlaps},
+    }
+    if finest:
+        sets["finest"] = CellSet((*ARM_KEYS, *attributes), blocks)
+    else:
+        sets["overall"] = CellSet(ARM_KEYS, blocks)
+        sets |= {f"slices {names}": CellSet((*ARM_KEYS, *names), blocks) for names in declared}
+    if experiment.trigger is not None:
+        sets["triggered"] = CellSet((*ARM_KEYS, TRIGGERED), blocks)
+    if experiment.assignment is not None:
+        sets["buckets"] = CellSet((BUCKET,), (Block(UNITS), Block(AGREES, where=AGREES)))
+    if search is not None:
+        sets["halves"] = CellSet((*ARM_KEYS, HALF, *sorted(search.attributes)), blocks)
+    found = dict(zip(sets, cells(frame, list(sets.values())), strict=True))
+    sliced = {names: found["finest" if finest else f"slices {names}"] for names in declared}
     return ExperimentStates(
-        overall=overall_of(found[0]),
-        sets={names: slices_of(its, names) for names, its in zip(declared, by_set, strict=True)},
-        by_day=by_day(of_days),
+        overall=overall_of(found["finest" if finest else "overall"]),
+        sets={names: slices_of(its, names) for names, its in sliced.items()},
+        by_day=by_day(found["days"]),
         counts_by_day=dict(
-            item for name, its in zip(attributes, counts, strict=True) for item in slices_by_day(its, name).items()
+            item for name in attributes for item in slices_by_day(found[f"count {name}"], name).items()
         ),
+        whole=overall_of(found["whole"]),
+        triggered=_triggered(found.get("triggered")),
+        overlaps={name: by_value(found[f"overlap {name}"], name) for name in overlaps},
+        buckets={
+            values[BUCKET]: Bucket(blocks[UNITS].n, blocks[AGREES].n) for values, blocks in found.get("buckets", ())
+        },
+        halves=_halves(found.get("halves", []), search),
     )
+
+
+def _triggered(found: list[Cell] | None) -> Triggered | None:
+    if found is None:
+        return None
+    parts = by_value(found, TRIGGERED)
+    return Triggered(*(parts.get(flag, SliceStates.empty()) for flag in (YES, "no")))
+
+
+def _halves(found: list[Cell], search: Search | None) -> tuple[Crossings, Crossings]:
+    if search is None:
+        return {}, {}
+    first, second = ([cell for cell in found if cell.values[HALF] == half] for half in ("0", "1"))
+    return crossings(first, search), crossings(second, search)
+
+
+def _with_fairness(experiment: Experiment) -> Experiment:
+    """The experiment with the columns of predictions among its metrics, for the frame of units alone."""
+    if experiment.fairness is None:
+        return experiment
+    return replace(experiment, metrics=(*experiment.metrics, *experiment.fairness.metrics()))
+
+
+def _resampled(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
+    """The states with replicates of the metrics, and of the columns of predictions by slice; one pass for both."""
+    sets = [*_metrics_set(experiment), *_fairness_sets(experiment)]
+    if not sets:
+        return states
+    found = dict(zip(sets, replicates(frame, sets), strict=True))
+    return replace(
+        states,
+        replicates={Arm.of(cell.values): cell.states for own in _metrics_set(experiment) for cell in found[own]},
+        fairness=_by_slice(cell for own in _fairness_sets(experiment) for cell in found[own]),
+    )
+
+
+def _resalted(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
+    """The states with A/A tests of the control's units, where the conf asks for them; one more pass."""
+    if experiment.salts is None or experiment.unit == "bucket_id":
+        return states
+    control = frame.where(F.col("variant") == experiment.control)
+    centres = {
+        metric: tuple(states.overall.moments(metric, experiment.control).mean.tolist())
+        for metric in experiment.metrics
+    }
+    blocks = []
+    for metric, centre in centres.items():
+        names = metric.columns()
+        if len(centre) != len(names):
+            continue
+        about = {name: F.col(f"`{value_column(metric, name)}`") - at for name, at in zip(names, centre, strict=True)}
+        pairs = {product(a, b): about[a] * about[b] for a in names for b in names}
+        columns = {f"{metric.name}: {name}": column for name, column in (about | pairs).items()}
+        control = control.withColumns(columns)
+        blocks.append(Block(metric.name, tuple(columns), tuple(about | pairs)))
+    assigned = F.when(F.col(BUCKET) != NO_BUCKET, F.col(BUCKET)).otherwise(F.col("unit_id"))
+    own = ResampledSet((), tuple(blocks), "resalting", experiment.salts)
+    [found] = replicates(control.withColumn("assigned", assigned), [own], unit="assigned")
+    return replace(
+        states,
+        resalted={
+            metric.name: Resalted(cell.states[metric.name], centre)
+            for cell in found
+            for metric, centre in centres.items()
+            if metric.name in cell.states
+        },
+    )
+
+
+def _metrics_set(experiment: Experiment) -> list[ResampledSet]:
+    blocks = tuple(_values(metric) for metric in experiment.metrics if metric.kind in RESAMPLED_KINDS)
+    if experiment.resampling is None or not blocks:
+        return []
+    return [ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)]
+
+
+def _fairness_sets(experiment: Experiment) -> list[ResampledSet]:
+    if experiment.fairness is None:
+        return []
+    sources = tuple(value_column(metric, metric.numerator) for metric in experiment.fairness.metrics())
+    block = Block(fairness.BLOCK, sources, fairness.COLUMNS)
+    return [
+        ResampledSet(("variant", "phase", attribute), (block,), "jackknife", fairness.BUCKETS)
+        for attribute in experiment.fairness.attributes
+    ]
+
+
+def _by_slice(cells: Iterable[ResampledCell]) -> dict[Slice, dict[tuple[str, int], Replicates]]:
+    found: dict[Slice, dict[tuple[str, int], Replicates]] = {}
+    for cell in cells:
+        where = name_slice({name: value for name, value in cell.values.items() if name not in ARM_KEYS})
+        found.setdefault(where, {})[cell.values["variant"], int(cell.values["phase"])] = cell.states[fairness.BLOCK]
+    return dict(sorted(found.items()))

@@ -40,18 +40,18 @@ HEARTBEAT_COLUMNS = (
     "event_time TIMESTAMP, event_date DATE, logged BIGINT, written BIGINT, dropped BIGINT, invalid BIGINT, "
     "spilled BIGINT, host STRING"
 )
+_EXPERIMENTS = "ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>"
 _REFUSAL = (
     "raw STRING, raw_encoding STRING, reason_code STRING, reason STRING, "
-    "seen_model_name STRING, seen_model_version STRING, seen_experiment_id STRING, seen_bucket_id STRING"
+    f"seen_model_name STRING, seen_model_version STRING, seen_experiments {_EXPERIMENTS}"
 )
 _LISTED = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 _ARRIVAL = ("ingested_at", "source", "ingest_batch")
 # What the rejects tables show of a record that could be read and conflicts with the log.
 _OF_RECORD = {
-    "model_name": "model_name",
-    "model_version": "model_version",
-    "experiment_id": "try_element_at(experiments, 1).experiment_id",
-    "bucket_id": "try_element_at(experiments, 1).bucket_id",
+    "model_name": "STRING",
+    "model_version": "STRING",
+    "experiments": _EXPERIMENTS,
 }
 # Rows that leave Python at once, so that a large file does not become one Arrow batch.
 _BATCH_ROWS = 4096
@@ -219,8 +219,7 @@ def _row(read: Read, source: str) -> Row:
         "reason": found.reason,
         "seen_model_name": found.model_name,
         "seen_model_version": found.model_version,
-        "seen_experiment_id": found.experiment_id,
-        "seen_bucket_id": found.bucket_id,
+        "seen_experiments": list(found.experiments),
     }
 
 
@@ -330,11 +329,10 @@ def settled(parsed: DataFrame, stored: DataFrame, key: Sequence[str], batch_id: 
 
 
 def rejects(settled_rows: DataFrame, batch_id: str, ingested_at: datetime) -> DataFrame:
-    """Rows of a rejects table. An outcome has no model, experiment or bucket to show."""
-    of_record = _OF_RECORD if "experiments" in settled_rows.columns else {}
+    """Rows of a rejects table. An outcome has no model and no experiments to show."""
     seen = (
-        F.coalesce(f"seen_{name}", F.expr(of_record[name]) if name in of_record else F.lit(None)).alias(name)
-        for name in _OF_RECORD
+        F.coalesce(f"seen_{name}", name if name in settled_rows.columns else F.lit(None)).cast(kind).alias(name)
+        for name, kind in _OF_RECORD.items()
     )
     return settled_rows.where(F.col("fate") == "rejected").select(
         F.lit(batch_id).alias("ingest_batch"),

@@ -71,9 +71,9 @@ def cells(frame: DataFrame, sets: Sequence[CellSet]) -> list[list[Cell]]:
     """
     keys = tuple(dict.fromkeys(name for each in sets for name in each.keys))
     blocks = dict.fromkeys(block for each in sets for block in each.blocks)
-    sources = tuple(dict.fromkeys(source for block in blocks for source in (*block.sources, *_flags(block))))
+    sources = tuple(dict.fromkeys(source for block in blocks for source in (*block.sources, *flags(block))))
     needed = frame.select(
-        *(F.col(name).cast("string").alias(name) for name in keys),
+        *(F.col(f"`{name}`").cast("string").alias(name) for name in keys),
         *(F.col(f"`{name}`").cast("double").alias(name) for name in sources),
         F.spark_partition_id().cast("bigint").alias("part"),
     )
@@ -91,7 +91,8 @@ def cells(frame: DataFrame, sets: Sequence[CellSet]) -> list[list[Cell]]:
     return found
 
 
-def _flags(block: Block) -> tuple[str, ...]:
+def flags(block: Block) -> tuple[str, ...]:
+    """The columns that must be true for a unit to count in a block."""
     return () if block.where is None else (block.where,)
 
 
@@ -103,19 +104,20 @@ def _reducer(
     def reduce(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total: States = {}
         part = 0
-        for chunk in _chunks(batches):
+        for chunk in chunks(batches):
             part = chunk["part"][0].as_py()
             values = {name: chunk[name].to_numpy(zero_copy_only=False) for name in sources}
             codes = {name: chunk[name].combine_chunks().dictionary_encode() for name in keys}
             for at, each in enumerate(sets):
-                labels, code = _group([codes[name] for name in each.keys], chunk.num_rows)
+                labels, code = groups([codes[name] for name in each.keys], chunk.num_rows)
                 _add(total, at, labels, [_states(block, values, code, len(labels)) for block in each.blocks])
         yield _to_batch(total, part)
 
     return reduce
 
 
-def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of all batches in tables that are reduced at once, none of them empty."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
@@ -126,7 +128,7 @@ def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def _group(encoded: Sequence[pa.DictionaryArray], rows: int) -> tuple[list[tuple[str, ...]], np.ndarray]:
+def groups(encoded: Sequence[pa.DictionaryArray], rows: int) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """The distinct key tuples of a chunk, and for each row which of them it has."""
     combined = np.zeros(rows, dtype=np.int64)
     for array in encoded:

@@ -1,18 +1,35 @@
 """From log rows to units: exposures, unit_days, and the one frame of units that a readout reduces."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from functools import reduce
+from math import inf
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.errors import ConfError
-from mltrust.experiment.cells import CROSSED, NO_PAST, past_column
+from mltrust.experiment.assignment import HEX_DIGITS, Assignment
+from mltrust.experiment.cells import (
+    AGREES,
+    BUCKET,
+    FAILED,
+    HALF,
+    MISSERVED,
+    NO_BUCKET,
+    NO_PAST,
+    NO_VARIANT,
+    TRIGGERED,
+    YES,
+    has_squares,
+    has_trend,
+    past_column,
+)
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import KINDS, Metric, MetricColumns
-from mltrust.slices import MISSING, OTHER
+from mltrust.metrics import BUILT_IN_COLUMNS, KINDS, Metric, MetricColumns
+from mltrust.slices import MISSING, OTHER, Slicing, interval_names
+from mltrust.spark import predictions
 
 
 def production(log: DataFrame, as_of: datetime) -> DataFrame:
@@ -26,14 +43,25 @@ def unit_rows(rows: DataFrame, experiment: Experiment) -> DataFrame:
 
     A bucket is a unit only where the row carries the experiment; a unit_id or a request is one on every row.
     """
-    entries = F.filter("experiments", lambda entry: entry["experiment_id"] == experiment.experiment_id)
-    with_entry = rows.withColumn("element", F.try_element_at(entries, F.lit(1)))
+    with_entry = rows.withColumn("element", _entry(experiment))
     unit = {
         "unit_id": F.col("unit_id"),
         "request": F.col("request_id"),
         "bucket_id": F.col("element.bucket_id"),
     }
     return with_entry.withColumn("unit", unit[experiment.unit or "unit_id"])
+
+
+def _entry(experiment: Experiment) -> Column:
+    entries = F.filter("experiments", lambda entry: entry["experiment_id"] == experiment.experiment_id)
+    return F.try_element_at(entries, F.lit(1))
+
+
+def rejected(rejects: DataFrame, experiment: Experiment) -> dict[str, int]:
+    """How many records of each arm ingest refused, as far as their arm could be read; one Spark job."""
+    found = rejects.withColumn("element", _entry(experiment)).withColumn("variant", _variant(experiment))
+    counts = found.where(F.col("variant").isNotNull()).groupBy("variant").count().collect()
+    return {row["variant"]: int(row["count"]) for row in counts}
 
 
 def _variant(experiment: Experiment) -> Column:
@@ -49,12 +77,29 @@ def candidates(rows: DataFrame, experiment: Experiment) -> DataFrame:
     """Rows that carry the experiment from its start on, with `variant` and `slice_values`."""
     carried = unit_rows(rows, experiment).where(F.col("element").isNotNull())
     started = carried.where(F.col("event_date") >= F.lit(experiment.start))
-    values = [
-        F.coalesce(F.col(column).cast("string"), F.lit(MISSING)).alias(name)
-        for name, column in sorted(experiment.slices.attributes.items())
-    ]
+    values = [_attribute(name, experiment.slices).alias(name) for name in sorted(experiment.slices.attributes)]
     slices = F.struct(*values) if values else F.lit(None).cast("struct<none: string>")
-    return started.withColumns({"variant": _variant(experiment), "slices": slices})
+    trigger = F.lit(None).cast("boolean") if experiment.trigger is None else F.expr(experiment.trigger)
+    return started.withColumns(
+        {
+            "variant": _variant(experiment),
+            "bucket_id": F.col("element.bucket_id"),
+            "triggered": F.coalesce(trigger, F.lit(False)),
+            "slices": slices,
+        }
+    )
+
+
+def _attribute(name: str, slicing: Slicing) -> Column:
+    """The value of a slice attribute as text; a number with edges is the interval that it lies in."""
+    column = F.col(slicing.attributes[name])
+    value = column.cast("string")
+    if edges := slicing.edges.get(name, ()):
+        *labels, last = interval_names(edges)
+        value = F.when(column >= edges[-1], last)
+        for label, edge in zip(reversed(labels), reversed(edges), strict=True):
+            value = F.when(column < edge, label).otherwise(value)
+    return F.coalesce(value, F.lit(MISSING))
 
 
 def unexposed(candidate_rows: DataFrame) -> dict[str, int]:
@@ -70,8 +115,8 @@ def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
     """Rows of `exposures`: a unit's first exposure, its request, variant and slices then, and what each day saw."""
     names = sorted(experiment.slices.attributes)
     exposing = candidate_rows.where(F.col("unit").isNotNull() & F.col("variant").isNotNull())
-    first = F.min(F.struct("event_time", *_FIRST_ROW, "variant", "slices"))
-    days = F.collect_set(F.struct(F.col("event_date").alias("day"), "variant", "slices"))
+    first = F.min(F.struct("event_time", *_FIRST_ROW, "variant", "bucket_id", "slices"))
+    days = F.collect_set(F.struct(F.col("event_date").alias("day"), *_SEEN, "slices"))
     found = exposing.groupBy("unit").agg(first.alias("first"), F.array_sort(days).alias("days"))
     return found.select(
         F.lit(experiment.experiment_id).alias("experiment_id"),
@@ -79,17 +124,19 @@ def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
         F.col("unit").alias("unit_id"),
         F.col("first.event_time").alias("first_exposure"),
         *(F.col(f"first.{name}").alias(name) for name in _FIRST_ROW),
-        F.col("first.variant").alias("variant"),
+        *(F.col(f"first.{name}").alias(name) for name in ("variant", "bucket_id")),
         _as_map(F.col("first.slices"), names).alias("slice_values"),
-        F.transform(
-            "days",
-            lambda each: F.struct(
-                each["day"].alias("day"),
-                each["variant"].alias("variant"),
-                _as_map(each["slices"], names).alias("slice_values"),
-            ),
-        ).alias("days"),
+        F.transform("days", lambda each: _seen(each, _as_map(each["slices"], names))).alias("days"),
     )
+
+
+#: What is kept of every day of a unit, beside its slice values: every combination that was seen.
+_SEEN = ("variant", "model_version", "triggered")
+
+
+def _seen(day: Column, slice_values: Column) -> Column:
+    fields = (day[name].alias(name) for name in ("day", *_SEEN))
+    return F.struct(*fields, slice_values.alias("slice_values"))
 
 
 # With the time of the row they say which of two is first.
@@ -106,14 +153,7 @@ def merged_exposures(before: DataFrame, added: DataFrame) -> DataFrame:
         F.min_by(F.struct(*rest), order).alias("first"),
         F.array_sort(F.array_distinct(F.flatten(F.collect_list(_comparable("days"))))).alias("days"),
     )
-    days = F.transform(
-        "days",
-        lambda each: F.struct(
-            each["day"].alias("day"),
-            each["variant"].alias("variant"),
-            F.map_from_entries(each["entries"]).alias("slice_values"),
-        ),
-    )
+    days = F.transform("days", lambda each: _seen(each, F.map_from_entries(each["entries"])))
     return found.select(*_OF_UNIT, "first.*", days.alias("days")).select(*before.columns)
 
 
@@ -122,8 +162,7 @@ def _comparable(days: str) -> Column:
     return F.transform(
         days,
         lambda each: F.struct(
-            each["day"].alias("day"),
-            each["variant"].alias("variant"),
+            *(each[name].alias(name) for name in ("day", *_SEEN)),
             F.array_sort(F.map_entries(each["slice_values"])).alias("entries"),
         ),
     )
@@ -177,13 +216,15 @@ def current_outcomes(outcomes: DataFrame, corrections: DataFrame, as_of: datetim
 
 _KEYS = ("request_id", "item_id", "unit_id", "event_time")
 _OUTCOME = ("name", "value", "event_date")
+_COUNTED = (*_OUTCOME, "score", "delay")
 
 
 def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, same_day: bool = False) -> DataFrame:
-    """Outcomes keyed by request with the `unit` and `request_time` of the row that they follow most closely.
+    """Outcomes keyed by request with `unit`, `request_time` and `score` of the row that they follow most closely.
 
     That is the last row of the request (of its item, where the outcome names one) at or before the outcome; with
-    both keys the request decides. Those without such a row are left out. `same_day` looks for it on their own day.
+    both keys the request decides. Of rows at the same time the one that is last by unit, item and model gives the
+    score. Those without such a row are left out. `same_day` looks for it on their own day.
     """
     requests = unit_rows(rows, experiment).where(F.col("unit").isNotNull())
     belongs = follows()
@@ -192,18 +233,25 @@ def resolved(outcomes: DataFrame, rows: DataFrame, experiment: Experiment, *, sa
     keyed = outcomes.where(F.col("request_id").isNotNull()).alias("o")
     found = keyed.join(requests.select(*_REQUEST).alias("r"), belongs)
     last = F.max(F.struct("r.event_time", "r.unit"))
+    # An aggregate of its own, so that scores are read only where a metric column needs them.
+    score = F.max_by("r.prediction_score", F.struct(*(f"r.{name}" for name in _LAST_ROW)))
     return (
         found.groupBy("o.outcome_id", "o.event_date")
-        .agg(last.alias("last"), *(F.first(f"o.{name}").alias(name) for name in ("name", "value")))
+        .agg(
+            last.alias("last"),
+            score.alias("score"),
+            *(F.first(f"o.{name}").alias(name) for name in ("name", "value", "event_time")),
+        )
         .select(
-            *("outcome_id", "name", "value", "event_date"),
+            *("outcome_id", "name", "value", "event_date", "event_time", "score"),
             F.col("last.unit").alias("unit"),
             F.col("last.event_time").alias("request_time"),
         )
     )
 
 
-_REQUEST = ("request_id", "item_id", "event_time", "event_date", "unit")
+_LAST_ROW = ("event_time", "unit", "item_id", "model_name", "model_version")
+_REQUEST = (*_LAST_ROW, "request_id", "event_date", "prediction_score")
 
 
 def follows() -> Column:
@@ -218,19 +266,31 @@ def counted_outcomes(
 ) -> DataFrame:
     """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
 
-    Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count.
+    `score` is that of their row, null where they are keyed by unit, and `delay` the days since their row, or since
+    the unit's first exposure. Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count;
+    there those keyed by unit have no delay.
     """
+    without_score = F.lit(None).cast("double").alias("score")
     unit_keyed = outcomes.where(F.col("request_id").isNull()).withColumnRenamed("unit_id", "unit")
+    of_requests = resolved_outcomes.withColumn("delay", _days_since("request_time"))
     if exposed is None:
-        own = unit_keyed.where(F.col("unit").isNotNull()).select("unit", *_OUTCOME)
-        return resolved_outcomes.select("unit", *_OUTCOME).unionByName(own)
+        own = unit_keyed.where(F.col("unit").isNotNull()).withColumn("delay", F.lit(None).cast("double"))
+        return of_requests.select("unit", *_COUNTED).unionByName(
+            own.select("unit", *_OUTCOME, without_score, "delay")
+        )
     first = exposed.select(F.col("unit_id").alias("unit"), "first_exposure")
-    counts = resolved_outcomes.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
-    by_request = counts.select("unit", *_OUTCOME)
+    counts = of_requests.join(first, "unit").where(F.col("request_time") >= F.col("first_exposure"))
+    by_request = counts.select("unit", *_COUNTED)
     if experiment.unit != "unit_id":
         return by_request
     by_unit = unit_keyed.join(first, "unit").where(F.col("event_time") >= F.col("first_exposure"))
-    return by_request.unionByName(by_unit.select("unit", *_OUTCOME))
+    delay = _days_since("first_exposure").alias("delay")
+    return by_request.unionByName(by_unit.select("unit", *_OUTCOME, without_score, delay))
+
+
+def _days_since(time: str) -> Column:
+    """Days from a time to that of the event."""
+    return (F.unix_micros("event_time") - F.unix_micros(time)) / F.lit(86_400_000_000)
 
 
 def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
@@ -250,35 +310,52 @@ def unit_days(
     of_requests = counted_rows.groupBy("unit", F.col("event_date").alias("day")).agg(
         F.count_distinct("request_id").alias("n_requests"),
         F.count("*").alias("n_predictions"),
+        F.count_if(F.col("status") == "error").alias("n_errors"),
         *(_aggregate(F.expr(each.value), each.aggregate).alias(name) for name, each in columns.requests.items()),
+        *predictions.of_rows(columns),
     )
     outcome_sums = [
-        _aggregate(F.when(F.col("name") == each.outcome, F.col("value")), each.aggregate).alias(name)
+        _aggregate(
+            F.when(F.col("name") == each.outcome, F.col(_OUTCOME_VALUE[each.aggregate])), each.aggregate
+        ).alias(name)
         for name, each in columns.outcomes.items()
     ]
     joined = of_requests
-    if outcome_sums:
-        days = counting_outcomes.groupBy("unit", F.col("event_date").alias("day")).agg(*outcome_sums)
+    if outcome_sums or columns.predictions:
+        per_day = counting_outcomes.groupBy("unit", F.col("event_date").alias("day"))
+        days = per_day.agg(*outcome_sums, *predictions.of_outcomes(columns))
         joined = of_requests.join(days, ["unit", "day"], "full")
     return joined.select(
         F.lit(experiment.experiment_id).alias("experiment_id"),
         F.lit(experiment.unit).alias("unit_kind"),
         F.col("unit").alias("unit_id"),
         "day",
-        *(F.coalesce(name, F.lit(0)).alias(name) for name in ("n_requests", "n_predictions")),
-        *columns.names(),
+        *(F.coalesce(name, F.lit(0)).alias(name) for name in BUILT_IN_COLUMNS),
+        *columns.requests,
+        *columns.outcomes,
+        *predictions.of_days(columns),
     )
+
+
+#: What of an outcome an aggregate is of.
+_OUTCOME_VALUE = {"sum": "value", "count": "value", "delay": "delay"}
 
 
 def _aggregate(value: Column, how: str) -> Column:
     """A sum, or a count of what is not null, which is null where there is nothing to count."""
-    return F.sum(value.cast("double")) if how == "sum" else F.nullif(F.count(value), F.lit(0)).cast("double")
+    return F.nullif(F.count(value), F.lit(0)).cast("double") if how == "count" else F.sum(value.cast("double"))
 
 
 def value_column(metric: Metric, column: str) -> str:
     """The name of a unit's value of a metric column: what was observed, within which window, missing how."""
     window = "all" if metric.window_days is None else f"{metric.window_days}d"
-    return f"{column}|{KINDS[metric.kind].unit_value}|{window}|{metric.missing}"
+    cap = "" if metric.cap is None else f"|at {metric.cap.at}, {metric.cap.quantile}"
+    return f"{column}|{KINDS[metric.kind].unit_value}|{window}|{metric.missing}{cap}"
+
+
+def capped_column(metric: Metric) -> str:
+    """The name of the flag that a unit's sum was cut off."""
+    return f"capped|{value_column(metric, metric.numerator)}"
 
 
 def mature_column(metric: Metric) -> str:
@@ -286,23 +363,74 @@ def mature_column(metric: Metric) -> str:
     return f"mature|{metric.window_days}"
 
 
+def squares_column(metric: Metric) -> str:
+    """The name of the square of a unit's value."""
+    return f"squares|{value_column(metric, metric.numerator)}"
+
+
+def trend_column(metric: Metric) -> str:
+    """The name of a unit's change of the numerator per day since exposure."""
+    return f"trend|{metric.numerator}|{metric.window_days}d"
+
+
 def exposed_units(exposures: DataFrame, experiment: Experiment, as_of: datetime) -> DataFrame:
-    """One row per unit exposed before as_of: `unit_id`, `variant`, `exposure_day`, `phase`, each slice attribute."""
+    """One row per unit exposed before as_of: `unit_id`, `variant`, `exposure_day`, `phase`, each slice attribute.
+
+    Flags, which are yes or no: `crossed` where a unit was seen in several variants, `triggered` where the trigger
+    held, `misserved` where a model version answered that is not of the unit's arm, `agrees` where its bucket is the
+    one that the declared hash gives. `half` is one of two that the units fall into by chance.
+    """
+    seen = F.filter("days", lambda each: each["day"] < F.lit(as_of.date()))
+    n_variants = F.size(F.array_distinct(F.transform(seen, lambda each: each["variant"])))
+    bucket = F.coalesce("bucket_id", F.lit(NO_BUCKET))
     before = exposures.where(F.col("first_exposure") < F.lit(as_of)).select(
         "unit_id",
         "variant",
         F.to_date("first_exposure").alias("exposure_day"),
         _phase(experiment).alias("phase"),
-        F.when(_variants_before(as_of.date()) > 1, CROSSED).otherwise("no").alias("crossed"),
+        _yes(n_variants > 1).alias("crossed"),
+        _yes(F.exists(seen, lambda each: each["triggered"])).alias(TRIGGERED),
+        F.exists(seen, lambda each: _misserved(each, experiment)).alias(MISSERVED),
+        bucket.alias(BUCKET),
+        (bucket == _declared_bucket(experiment.assignment)).alias(AGREES),
+        F.pmod(F.xxhash64(F.lit(HALF), "unit_id"), F.lit(2)).alias(HALF),
         *(F.col("slice_values")[name].alias(name) for name in experiment.slices.attributes),
     )
     return _with_silent_buckets(before, experiment)
 
 
-def _variants_before(day: date) -> Column:
-    """In how many variants a unit was seen before a day."""
-    seen = F.filter("days", lambda each: each["day"] < F.lit(day))
-    return F.size(F.array_distinct(F.transform(seen, lambda each: each["variant"])))
+def _yes(flag: Column) -> Column:
+    return F.when(flag, YES).otherwise("no")
+
+
+def _misserved(seen: Column, experiment: Experiment) -> Column:
+    """Whether on a day a unit met an arm by a model version that the conf does not name for it."""
+    strange = (
+        (seen["variant"] == arm) & ~seen["model_version"].isin(list(versions))
+        for arm, versions in experiment.served_by.items()
+    )
+    return reduce(lambda one, other: one | other, strange, F.lit(False))
+
+
+def _declared_bucket(assignment: Assignment | None) -> Column:
+    """The bucket that the declared hash gives a unit; null where none is declared."""
+    if assignment is None:
+        return F.lit(None).cast("string")
+    before, after = assignment.around_unit()
+    text = F.concat(F.lit(before), F.col("unit_id"), F.lit(after))
+    hashed = F.md5(text) if assignment.hash == "md5" else F.sha2(text, 256)
+    number = F.conv(F.substring(hashed, 1, HEX_DIGITS), 16, 10).cast("long") % assignment.n_buckets
+    return F.format_string(assignment.bucket, number)
+
+
+def with_overlaps(units: DataFrame, others: DataFrame, names: Sequence[str], as_of: datetime) -> DataFrame:
+    """`units` with the variant of each of the other experiments, `others` being their exposures; (none) without."""
+    before = others.where(F.col("first_exposure") < F.lit(as_of))
+    variants = before.groupBy("unit_id").agg(
+        *(F.max(F.when(F.col("experiment_id") == name, F.col("variant"))).alias(name) for name in names)
+    )
+    found = units.join(variants, "unit_id", "left")
+    return found.withColumns({name: F.coalesce(F.col(f"`{name}`"), F.lit(NO_VARIANT)) for name in names})
 
 
 def unit_frame(
@@ -311,13 +439,18 @@ def unit_frame(
     experiment: Experiment,
     as_of: datetime,
     kept_values: Mapping[str, tuple[str, ...]],
+    caps: Mapping[str, float] | None = None,
 ) -> DataFrame:
     """`units` with flags of maturity and the value of every metric column; a slice value not kept is `(other)`.
+
+    `caps` are those of metrics by name, where one is not a number of the conf; without them nothing is cut off.
 
     A value is null where the unit's window is not over, and where it is missing and the metric excludes that.
     `days` are the experiment's rows of unit_days and, where it has covariates, those of everyone.
     """
     sums = {_sum_name(metric, column): _window_sum(metric, column) for metric, column in _columns(experiment)}
+    sums |= {trend_column(metric): _trend_sum(metric) for metric in experiment.metrics if has_trend(metric)}
+    sums[FAILED] = F.sum(F.when(F.col("experiment_id") != EVERYONE, F.col("n_errors"))) > 0
     sums |= {past_column(column): _past_sum(column, experiment) for column in experiment.all_past_columns()}
     before = days.where(F.col("day") < F.lit(as_of.date()))
     if experiment.pre_days is not None:
@@ -332,9 +465,14 @@ def unit_frame(
         .withColumns(
             {value_column(metric, column): _value(metric, column) for metric, column in _columns(experiment)}
             | {name: F.coalesce(name, F.lit(0.0)) for name in map(past_column, experiment.all_past_columns())}
+            | {trend_column(metric): _trend(metric) for metric in experiment.metrics if has_trend(metric)}
             | ({} if experiment.pre_days is None else {NO_PAST: F.coalesce(NO_PAST, F.lit(True))})
         )
-        .drop(*_sum_names(experiment), "unit_id")
+        .withColumns(_capped(experiment, caps or {}))
+        .withColumns(
+            {squares_column(metric): _squares(metric) for metric in experiment.metrics if has_squares(metric)}
+        )
+        .drop(*_sum_names(experiment))
     )
 
 
@@ -360,6 +498,49 @@ def _window_sum(metric: Metric, column: str) -> Column:
     if metric.window_days is not None:
         counts &= F.datediff("day", "exposure_day") < metric.window_days
     return F.sum(F.when(counts, F.col(column)))
+
+
+def _capped(experiment: Experiment, caps: Mapping[str, float]) -> dict[str, Column]:
+    """The values of capped metrics cut off, and whether they were."""
+    found = {}
+    for metric in experiment.metrics:
+        if metric.cap is not None:
+            value, cap = F.col(f"`{value_column(metric, metric.numerator)}`"), caps.get(metric.name, metric.cap.at)
+            limit = F.lit(inf if cap is None else cap)
+            found[capped_column(metric)] = value > limit
+            found[value_column(metric, metric.numerator)] = F.when(value.isNotNull(), F.least(value, limit))
+    return found
+
+
+def quantile_caps(frame: DataFrame, experiment: Experiment) -> dict[str, float]:
+    """The caps of metrics that name a quantile, over the units of all arms together; one Spark job, or none."""
+    capped = [(metric, metric.cap.quantile) for metric in experiment.metrics if metric.cap is not None]
+    wanted = [
+        F.percentile(f"`{value_column(metric, metric.numerator)}`", F.lit(level)).alias(metric.name)
+        for metric, level in capped
+        if level is not None
+    ]
+    found = frame.agg(*wanted).first() if wanted else None
+    return {} if found is None else {name: cap for name, cap in found.asDict().items() if cap is not None}
+
+
+def _squares(metric: Metric) -> Column:
+    value = F.col(f"`{value_column(metric, metric.numerator)}`")
+    return value * value
+
+
+def _trend_sum(metric: Metric) -> Column:
+    """A unit's slope over the days of the window: of its numerator on the days since exposure."""
+    days = metric.window_days or 0
+    age, centre = F.datediff("day", "exposure_day"), (days - 1) / 2
+    squares = sum((at - centre) ** 2 for at in range(days))
+    counts = (F.col("experiment_id") != EVERYONE) & (age < days)
+    return F.sum(F.when(counts, (age - centre) / squares * F.col(metric.numerator)))
+
+
+def _trend(metric: Metric) -> Column:
+    found = F.coalesce(F.col(f"`{trend_column(metric)}`").cast("double"), F.lit(0.0))
+    return F.when(F.col(f"`{mature_column(metric)}`"), found)
 
 
 def _sum_name(metric: Metric, column: str) -> str:
@@ -400,6 +581,8 @@ def _with_silent_buckets(units: DataFrame, experiment: Experiment) -> DataFrame:
     declared = spark.createDataFrame(list(experiment.buckets.items()), "unit_id STRING, variant STRING")
     silent = declared.join(units.select("unit_id"), "unit_id", "left_anti").withColumns(
         {"exposure_day": F.lit(experiment.start), "phase": F.lit(0), "crossed": F.lit("no")}
+        | {TRIGGERED: F.lit("no"), MISSERVED: F.lit(False), AGREES: F.lit(None).cast("boolean")}
+        | {BUCKET: F.col("unit_id"), HALF: F.lit(0).cast("bigint")}
         | {name: F.lit(MISSING) for name in experiment.slices.attributes}
     )
     return units.unionByName(silent)

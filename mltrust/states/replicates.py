@@ -4,6 +4,7 @@ A weight depends on nothing but the seed, the replicate and the unit's hash, so 
 reduced where it is and the states of batches add up to the state of all units, in whatever order they were cut.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,8 @@ _LANES = 4  # Weights read from one hash of 64 bits, 16 bits each.
 _WEIGHT_COUNTS = (24109, 24109, 12056, 4018, 1005, 200, 33, 5, 1)
 _WEIGHTS: FloatArray = np.repeat(np.arange(len(_WEIGHT_COUNTS), dtype=np.float64), _WEIGHT_COUNTS)
 # What tells the hashes of one purpose from those of another with the same seed.
-_POISSON, _BUCKETS = 0, 1
+_POISSON, _BUCKETS, _ARMS = 0, 1, 2
+_BITS = 64  # Weights of 0 or 1 that one hash gives.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,15 +109,43 @@ def poisson(
     streams. Technical report, Google.
     """
     values, hashes = _checked(columns, sample, units)
-    keys = _poisson_keys(seed, n_replicates)
-    drawn = np.zeros((len(keys) * _LANES, values.shape[1]))
+    drawn = _drawn(values, hashes, _poisson_keys(seed, n_replicates), _LANES, _poisson_lanes)
+    return Replicates((UNITS, *columns), len(values), np.vstack([values.sum(axis=0), drawn[:n_replicates]]))
+
+
+def resalted(
+    columns: tuple[str, ...], sample: ArrayLike, units: UnitHashes, *, seed: int, n_replicates: int = 1000
+) -> Replicates:
+    """The state under weights 0 or 1: in each replicate the units that a new salt would put into one of two arms.
+
+    Parameters
+    ----------
+    sample, units
+        One row per unit, (n, k), and the hash, (n,), of what is assigned: rows of one hash are in one arm together.
+    seed
+        The same for every batch that is to be added.
+    """
+    values, hashes = _checked(columns, sample, units)
+    keys = _keys(seed, _ARMS, -(-n_replicates // _BITS))
+    drawn = _drawn(values, hashes, keys, _BITS, _bits)
+    return Replicates((UNITS, *columns), len(values), np.vstack([values.sum(axis=0), drawn[:n_replicates]]))
+
+
+def _drawn(
+    values: FloatArray,
+    hashes: _HashArray,
+    keys: _HashArray,
+    n_lanes: int,
+    lanes_of: Callable[[_HashArray, _HashArray], FloatArray],
+) -> FloatArray:
+    """The sums (keys·lanes, k) of values under the weights (keys, n, lanes) that each key gives."""
+    drawn = np.zeros((len(keys) * n_lanes, values.shape[1]))
     for part in _blocks(len(values), _BLOCK):
         for block in _blocks(len(keys), max(1, _BLOCK // (part.stop - part.start))):
-            lanes = _poisson_lanes(hashes[part], keys[block])
+            lanes = lanes_of(hashes[part], keys[block])
             products = np.matmul(lanes.swapaxes(1, 2), values[part])
-            drawn[block.start * _LANES : block.stop * _LANES] += products.reshape(-1, values.shape[1])
-    sums = np.vstack([values.sum(axis=0), drawn[:n_replicates]])
-    return Replicates((UNITS, *columns), len(values), sums)
+            drawn[block.start * n_lanes : block.stop * n_lanes] += products.reshape(-1, values.shape[1])
+    return drawn
 
 
 def poisson_weights(units: UnitHashes, *, seed: int, n_replicates: int) -> FloatArray:
@@ -181,6 +211,13 @@ def _poisson_lanes(hashes: _HashArray, keys: _HashArray) -> FloatArray:
     mixed = splitmix64(hashes ^ keys[:, np.newaxis]).astype("<u8", copy=False)
     weights: FloatArray = _WEIGHTS[mixed.view("<u2")].reshape(len(keys), len(hashes), _LANES)
     return weights
+
+
+def _bits(hashes: _HashArray, keys: _HashArray) -> FloatArray:
+    """Weights (keys, n, 64), each 0 or 1: the bits of the mixed hash."""
+    mixed = splitmix64(hashes ^ keys[:, np.newaxis]).astype("<u8", copy=False)
+    bits = np.unpackbits(mixed.view(np.uint8).reshape(len(keys), len(hashes), 8), axis=2)
+    return bits.astype(np.float64)
 
 
 def _keys(seed: int, purpose: int, n: int) -> _HashArray:

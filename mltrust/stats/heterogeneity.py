@@ -7,18 +7,14 @@ all slices nan.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from math import inf, nan, sqrt
-from operator import add
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from mltrust.states.moments import FloatArray, Moments
+from mltrust.states.moments import FloatArray
 from mltrust.stats.means import Comparison, normal_score
-
-Pair = tuple[Moments, Moments]
 
 
 class Heterogeneity(NamedTuple):
@@ -123,34 +119,34 @@ def qualitative_interaction(slices: Sequence[Comparison]) -> QualitativeInteract
     return QualitativeInteraction(_n(slices), K, q_positive, q_negative, statistic, pvalue)
 
 
-def rests(pairs: Sequence[Pair]) -> list[Pair]:
-    """For each (control, treatment) of a slice that of all other slices together; none for one slice.
+def shrunken(own: Comparison, slices: Sequence[Comparison]) -> float:
+    """The effect in a slice, drawn to the mean of its `slices`, of which it is one, by as much as chance explains.
 
-    Where effects are taken within allocation phases, ask for the rests of each phase.
+    effect·B + mean·(1 - B) with B = tau² / (tau² + V), tau² the moment estimate of how much true effects vary. Of one
+    slice its own effect.
+
+    References
+    ----------
+    DerSimonian, R. and Laird, N. (1986). Meta-analysis in clinical trials. Controlled Clinical Trials 7, 177-188,
+    for tau². Efron, B. and Morris, C. (1975). Data analysis using Stein's estimator and its generalizations. Journal
+    of the American Statistical Association 70, 311-319.
     """
-    if len(pairs) < 2:
-        return []
-    # Sums from both ends: taking a slice out of the total again would cost digits.
-    before = list(accumulate(pairs, _added))
-    after = list(accumulate(reversed(pairs), _added))[::-1]
-    within = [_added(before[k - 1], after[k + 1]) for k in range(1, len(pairs) - 1)]
-    return [after[1], *within, before[-2]]
+    found = heterogeneity(slices)
+    if np.isnan(found.statistic):
+        return own.effect
+    precisions = 1 / _effects(slices)[1]
+    spread = float(precisions.sum() - (precisions**2).sum() / precisions.sum())
+    tau = max(0.0, (found.statistic - found.df) / spread)
+    weight = tau / (tau + own.std_error**2)
+    return weight * own.effect + (1 - weight) * found.effect
 
 
-def against_rest(slices: Sequence[Comparison], rest: Sequence[Comparison]) -> list[AgainstRest]:
-    """The tests of each slice's effect against that of its rest, in the order given.
+def against_rest(*, own: Comparison, rest: Comparison) -> AgainstRest:
+    """The test of a slice's effect against that in all other slices.
 
-    (effect_k - effect_rest) / sqrt(V_k + V_rest) on the t law of Satterthwaite's degrees of freedom. Of two slices
-    only the first is tested, as the second says the same. Compared are the pairs of `rests` in the same way as those
-    of the slices.
+    difference / sqrt(V_own + V_rest) on the t law of Satterthwaite's degrees of freedom. Both are compared in the
+    same way. Of two slices the tests of both say the same.
     """
-    if len(slices) != len(rest):
-        raise ValueError(f"each slice has one rest, got {len(slices)} slices and {len(rest)} rests")
-    tested = 1 if len(slices) == 2 else len(slices)
-    return [_against(*each) for each in zip(slices[:tested], rest[:tested], strict=True)]
-
-
-def _against(own: Comparison, rest: Comparison) -> AgainstRest:
     difference = own.effect - rest.effect
     std_error = sqrt(own.std_error**2 + rest.std_error**2)
     statistic = difference / std_error
@@ -185,8 +181,3 @@ def _df(slices: Sequence[Comparison]) -> FloatArray:
 
 def _n(slices: Sequence[Comparison]) -> int:
     return sum(each.n_control + each.n_treatment for each in slices)
-
-
-def _added(a: Pair, b: Pair) -> Pair:
-    control, treatment = map(add, a, b)
-    return control, treatment

@@ -7,22 +7,32 @@ from collections.abc import Sequence
 from functools import reduce
 from math import nan
 from operator import add
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
-from mltrust.states.moments import Moments
 from mltrust.stats.means import Arm, Comparison, contrast, satterthwaite
 
 
-class Joined(NamedTuple):
+class _State(Protocol):
+    @property
+    def n(self) -> int: ...
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+#: Moments or Replicates.
+S = TypeVar("S", bound=_State)
+
+
+class Joined(NamedTuple, Generic[S]):
     """Slices, and how many of the given ones were joined into the last of them."""
 
-    pairs: list[tuple[Moments, Moments]]
+    pairs: list[tuple[S, S]]
     n_joined: int
 
 
-def join_small(pairs: Sequence[tuple[Moments, Moments]], *, smallest: int = 5) -> Joined:
+def join_small(pairs: Sequence[tuple[S, S]], *, smallest: int = 5) -> Joined[S]:
     """The pairs by size, those with fewer than `smallest` units in an arm joined into one and put last.
 
     While the joined one is itself too small, it takes in the smallest of the others: no unit is dropped.
@@ -91,10 +101,10 @@ def terms(w: Sequence[float], arms: Sequence[Arm]) -> list[Arm]:
     return [Arm(arm.n, w_k * arm.mean, w_k * w_k * arm.variance) for w_k, arm in zip(w, arms, strict=True)]
 
 
-def _smaller_arm(pair: tuple[Moments, Moments]) -> int:
+def _smaller_arm(pair: tuple[S, S]) -> int:
     return min(pair[0].n, pair[1].n)
 
 
-def _total(pairs: Sequence[tuple[Moments, Moments]]) -> tuple[Moments, Moments]:
+def _total(pairs: Sequence[tuple[S, S]]) -> tuple[S, S]:
     control, treatment = zip(*pairs, strict=True)
     return reduce(add, control), reduce(add, treatment)

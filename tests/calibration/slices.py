@@ -5,8 +5,8 @@ from math import inf
 
 import numpy as np
 
-from mltrust.states.moments import Moments
-from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, rests
+from mltrust.states.moments import Moments, merge
+from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction
 from mltrust.stats.means import Arm, Comparison, mean_arm, welch
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
 from mltrust.stats.post_stratification import join_small, post_stratified
@@ -114,10 +114,9 @@ def run_against_rest(piece: Piece, rng: np.random.Generator, runs: int) -> Tally
     """The smallest slice, 10 % of the units, against the other three together, without effects."""
 
     def test(slices: Slices) -> float:
-        rest = rests([(state(c), state(t)) for c, t in slices])[-1]
-        arms = [mean_arm(each, "y") for each in rest]
-        own = compared(slices[-1:])
-        return against_rest(own, compared([(arms[0], arms[1])]))[0].pvalue
+        control, treatment = (mean_arm(merge(map(state, arm), ("y",)), "y") for arm in zip(*slices[:-1], strict=True))
+        [own], [rest] = compared(slices[-1:]), compared([(control, treatment)])
+        return against_rest(own=own, rest=rest).pvalue
 
     return tally(test(each) for each in paired(*drawn_slices(piece, rng, runs)))
 

@@ -20,6 +20,9 @@ from tests.conftest import ROOT, CountFiles
 from tests.jobs.test_ingest import Log
 from tests.unit.test_record import v02
 
+#: The hash of the shipped experiment's conf where this test changed it.
+OF_ANOTHER_START = "of another start"
+
 
 def day(number: int) -> datetime:
     return datetime(2026, 10, number, tzinfo=UTC)
@@ -158,7 +161,9 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
 def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -> None:
     shipped = grown.experiment.the_experiment()
     spec = replace(shipped, phases={date(2026, 10, 7): {"control": 1.0, "treatment": 1.0}}, pre_days=2)
-    grown.experiment = replace(grown.experiment, experiment=spec, units_hash="of another start")
+    grown.experiment = replace(
+        grown.experiment, experiment=spec, units_hash=OF_ANOTHER_START, conf_hash=OF_ANOTHER_START
+    )
     with pytest.raises(DataError, match="run build_units"):
         analyze_experiment.run(grown.spark, grown.experiment, day(8))
     grown.build(day(8))

@@ -1,6 +1,7 @@
 """From landing files to a verdict: what the jobs leave in the tables and in MLflow."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 from pyspark.sql import functions as F
 
 from jobs import analyze_experiment, build_units, ingest_logs, simulate_traffic
+from mltrust import conf
 from mltrust.contract import Reason
 from mltrust.errors import ConfError, DataError
 from mltrust.io.tracking import MAX_METRICS
@@ -19,6 +21,7 @@ from mltrust.record import OutcomeReader, RecordReader, Rejected
 from mltrust.simulate.truth import planted
 from mltrust.verdicts import Exit
 from tests.jobs.conftest import AS_OF, World
+from tests.jobs.test_incremental import OF_ANOTHER_START
 
 
 def test_every_job_ends_with_the_code_of_its_verdict(world: World) -> None:
@@ -104,10 +107,10 @@ def test_the_reversal_is_named_and_leads_the_readout(world: World) -> None:
 
 
 def newest_run(world: World, name: str) -> Run:
+    """The newest run of a job; not one of test_incremental, which changes a shipped experiment."""
     mlflow.set_tracking_uri("sqlite:///.lakehouse/mlflow.db")
-    found = mlflow.search_runs(
-        experiment_names=["mltrust"], filter_string=f"attributes.run_name LIKE '{name}: %'", output_format="list"
-    )
+    wanted = f"attributes.run_name LIKE '{name}: %' AND tags.conf_hash != '{OF_ANOTHER_START}'"
+    found = mlflow.search_runs(experiment_names=["mltrust"], filter_string=wanted, output_format="list")
     return cast(Run, found[0])
 
 
@@ -119,7 +122,7 @@ def test_a_run_says_what_it_read_what_it_found_and_leads_with_its_verdict(world:
     assert tags["mlflow.note.content"].startswith("**breach**: **invalid**")
     assert int(tags["version.unit_days"]) >= 0
     inputs = {each.dataset.name: json.loads(each.dataset.source) for each in run.inputs.dataset_inputs}
-    assert inputs.keys() == {"exposures", "unit_days", "inference_log", "outcomes"}
+    assert inputs.keys() == {"exposures", "unit_days", "inference_log", "inference_log_rejects", "outcomes"}
     assert inputs["unit_days"]["delta_table_version"] == int(tags["version.unit_days"])
     assert run.data.params == {"config": "free_shipping.yaml", "env": "local", "as_of": "2026-11-02T00:00:00+00:00"}
     artifacts = {each.path for each in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)}
@@ -135,12 +138,47 @@ def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None
     assert run.data.metrics["effect/conversion/device:tablet"] == effects["conversion", "device", "tablet"]
 
 
+def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(world: World, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.conf, tmp_path / "conf")
+    config = folder / "experiments/ranker_v2.yaml"
+    with config.open("a") as conf_file:
+        conf_file.write(
+            "fairness: {predictions: purchase, attributes: [device], window_days: 7, max_gap: {tpr: 0.5}}\n"
+        )
+    assert analyze_experiment.run(world.spark, conf.load(config, "local"), AS_OF) in tuple(Exit)
+    where = {"experiment_id": "ranker_v2"}
+    rows = world.lake().read("experiment_fairness", where=where).collect()
+    slices = [row for row in rows if row["slice_key"] == "device" and not row["slice_value"].startswith("(g")]
+    log = world.lake().read("inference_log").where("traffic = 'production'")
+    assert {row["slice_value"] for row in slices} == {
+        row[0] for row in log.select("features.device").distinct().collect()
+    }
+    rates = [row for row in slices if row["measure"] == "selection_rate" and row["value"] is not None]
+    assert all(0 <= row["value"] <= 1 and row["n_predictions"] >= row["n_units"] > 0 for row in rates)
+    checks = world.lake().read("experiment_checks", where=where).where("check = 'fairness'").collect()
+    assert [(row["metric"], row["treatment"], row["decides"]) for row in checks] == [
+        ("purchase_tpr", "treatment", True)
+    ]
+    assert (
+        "### Fairness over slices"
+        in newest_run(world, "analyze_experiment ranker_v2").data.tags["mlflow.note.content"]
+    )
+    analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
+    assert world.lake().read("experiment_fairness", where=where).count() == 0
+
+
 def test_every_result_row_names_its_run_conf_and_input_versions(world: World) -> None:
     for name in ("experiment_effects", "experiment_checks"):
         for row in world.lake().read(name, where={"experiment_id": "ranker_v2"}).collect():
             assert row["run_id"] == newest_run(world, "analyze_experiment ranker_v2").info.run_id
             assert row["conf_hash"] == world.load("experiments/ranker_v2.yaml").conf_hash
-            assert row["input_versions"].keys() == {"exposures", "unit_days", "inference_log", "outcomes"}
+            assert row["input_versions"].keys() == {
+                "exposures",
+                "unit_days",
+                "inference_log",
+                "inference_log_rejects",
+                "outcomes",
+            }
 
 
 def test_other_delta_readers_read_every_table_that_the_jobs_made(world: World) -> None:

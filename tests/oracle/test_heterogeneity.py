@@ -1,8 +1,6 @@
 """Effects that differ between slices, against published values and statsmodels."""
 
-from functools import reduce
 from math import inf
-from operator import add
 
 import numpy as np
 import pandas as pd
@@ -10,8 +8,8 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.meta_analysis import combine_effects
 
-from mltrust.states.moments import Moments
-from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, rests
+from mltrust.states.moments import Moments, merge
+from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction
 from mltrust.stats.means import Arm, Comparison, mean_arm, proportion, welch
 from tests.oracle.test_experiment import close, entries, entry, slices
 
@@ -78,27 +76,18 @@ def test_a_slice_against_its_rest_is_the_interaction_of_a_regression_of_statsmod
         tuple(Moments.of(("y",), each.loc[each["variant"] == variant, ["y"]]) for variant in (0, 1))
         for _, each in table.groupby("segment")
     ]
+    rests = [
+        tuple(merge((other[arm] for other in pairs if other is not pair), ("y",)) for arm in (0, 1)) for pair in pairs
+    ]
     own, others = (
         [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y"), df=inf) for c, t in each]
-        for each in (pairs, rests(pairs))
+        for each in (pairs, rests)
     )
-    for segment, found in enumerate(against_rest(own, others)):
+    for segment, (one, rest) in enumerate(zip(own, others, strict=True)):
+        found = against_rest(own=one, rest=rest)
         table["inside"] = (table["segment"] == segment).astype(int)
         fit = smf.ols("y ~ variant * inside", table).fit(cov_type="HC2")  # a variance per cell, a normal law
         name = "variant:inside"
         assert (found.difference, found.std_error) == close((fit.params[name], fit.bse[name]))
         assert (found.statistic, found.pvalue) == close((fit.tvalues[name], fit.pvalues[name]), rel=1e-8)
         assert (found.n, found.n_rest) == (table["inside"].sum(), n - table["inside"].sum())
-
-
-def test_the_rests_of_departments_are_all_applicants_of_the_others() -> None:
-    oracle = entry("simpson", "ucb")
-    pairs = [
-        tuple(Moments.of(("y",), np.repeat([[1.0], [0.0]], [x, n - x], axis=0)) for x, n in pair)
-        for pair in zip(oracle["control"], oracle["treatment"], strict=True)
-    ]
-    for k, (control, treatment) in enumerate(rests(pairs)):
-        for rest, counts in ((control, oracle["control"]), (treatment, oracle["treatment"])):
-            admitted, applied = reduce(add, (np.array(each) for i, each in enumerate(counts) if i != k))
-            assert rest.n == applied
-            assert rest.mean[0] == close(admitted / applied)

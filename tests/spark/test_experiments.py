@@ -1,6 +1,6 @@
 """The states of an experiment: one pass whatever the metrics, the same states whichever way they are reduced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,10 +11,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mltrust.experiment.cells import UNITS, ExperimentStates, metric_block
-from mltrust.experiment.spec import Experiment
-from mltrust.metrics import Metric
-from mltrust.slices import Slicing
+from mltrust.experiment import fairness
+from mltrust.experiment.assignment import Assignment
+from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, squares_block, trend_block
+from mltrust.experiment.fairness import Fairness
+from mltrust.experiment.spec import Experiment, Search
+from mltrust.metrics import Metric, prediction_columns
+from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
 from tests.conftest import CountJobs
 
@@ -52,15 +55,22 @@ def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ite
         unit.alias("unit_id"),
         F.when(F.xxhash64("id") % 2 == 0, "c").otherwise("t").alias("variant"),
         F.lit(datetime(2026, 10, 5, 9, tzinfo=UTC)).alias("first_exposure"),
+        F.format_string("b%d", F.col("id") % 10).alias("bucket_id"),
         F.create_map(*values).alias("slice_values"),
-        F.array(*(F.struct(F.lit(date(2026, 10, 5)).alias("day"), F.lit(arm).alias("variant")) for arm in "c")).alias(
-            "days"
-        ),
+        F.array(
+            F.struct(
+                F.lit(date(2026, 10, 5)).alias("day"),
+                F.lit("c").alias("variant"),
+                F.lit("1").alias("model_version"),
+                (F.col("id") % 4 == 0).alias("triggered"),
+            )
+        ).alias("days"),
     ).write.parquet(f"{folder}/exposures")
     spark.range(N_UNITS * 5).select(
         F.when(F.col("id") < N_UNITS, "(all)").otherwise("e").alias("experiment_id"),
         (F.col("id") % N_UNITS).cast("string").alias("unit_id"),
         F.date_add(F.lit(date(2026, 10, 5)), (F.col("id") / N_UNITS).cast("int")).alias("day"),
+        (F.xxhash64("id") % 50 == 0).cast("bigint").alias("n_errors"),
         *(((F.xxhash64("id", F.lit(at)) % 7) * 1.5).alias(f"c{at}") for at in range(N_METRICS)),
     ).write.parquet(f"{folder}/unit_days")
     # Whether a small table is broadcast depends on its width, and a broadcast is a job.
@@ -137,3 +147,145 @@ def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
         assert found.mean[0] == pytest.approx(mean, rel=1e-12)
         assert found.var("c4") == pytest.approx(variance, rel=1e-12)
     assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
+
+
+def test_what_the_conf_asks_for_beside_comes_from_the_same_pass(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        read(tables)
+    asked = replace(
+        EXPERIMENT,
+        trigger="triggered",
+        assignment=Assignment("e", 10, bucket="b%d"),
+        search=Search(("s0", "s1"), depth=2),
+        served_by={"c": ("2",)},
+    )
+    with count_jobs() as more:
+        states = read(tables, asked)
+    assert more.n == plain.n
+    triggered, n = states.triggered, sum(states.overall.count(UNITS, arm) for arm in "ct")
+    assert triggered is not None
+    assert sum(triggered.units.count(UNITS, arm) for arm in "ct") == N_UNITS // 4
+    assert sum(triggered.complement.count(UNITS, arm) for arm in "ct") == n - N_UNITS // 4
+    assert {name: bucket.n for name, bucket in states.buckets.items()} == {
+        f"b{at}": N_UNITS // 10 for at in range(10)
+    }
+    assert 0 < sum(bucket.n_agreeing for bucket in states.buckets.values()) < N_UNITS / 5
+    assert states.whole.count(MISSERVED, "c") == states.overall.count(UNITS, "c")
+    assert {where.slice_key for where in states.halves[0]} == {"s0", "s1", "s0 x s1"}
+    for where in states.halves[0].keys() & {each.slice for each in states.sets["s0",]}:
+        both = sum(half[where].count(UNITS, arm) for half in states.halves for arm in "ct")
+        [whole] = [each for each in states.sets["s0",] if each.slice == where]
+        assert both == sum(whole.count(UNITS, arm) for arm in "ct")
+
+
+def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> None:
+    states = read(tables)
+    metric = METRICS[4]
+    squares = states.whole.block(squares_block(metric), "c")
+    own = states.overall.moments(metric, "c")
+    assert squares.mean[1] == pytest.approx(own.var("c4") * (own.n - 1) / own.n + own.mean[0] ** 2, rel=1e-9)
+    ages = np.arange(3) - 1.0
+    daily = tables.days.where("experiment_id = 'e'").join(tables.exposures.where("variant = 'c'"), "unit_id")
+    by_day = {row["day"].day: row["y"] for row in daily.groupBy("day").agg(F.sum("c4").alias("y")).collect()}
+    expected = sum(age * by_day.get(5 + at, 0.0) for at, age in enumerate(ages)) / 2 / own.n
+    assert states.whole.block(trend_block(metric), "c").mean[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_units_that_meet_other_experiments_are_kept_by_their_variants(tables: Tables) -> None:
+    others = tables.exposures.where("unit_id < '5'").select(
+        F.lit("other one").alias("experiment_id"), "unit_id", "variant", "first_exposure"
+    )
+    states = experiments.states(
+        tables.exposures, tables.days, EXPERIMENT, AS_OF, max_cells=20_000, max_values=50, others=others
+    )
+    met = states.overlaps["other one"]
+    assert set(met) == {"(none)", "c", "t"}
+    assert met["c"].count(UNITS, "t") == met["t"].count(UNITS, "c") == 0
+    assert met["c"].count(UNITS, "c") + met["(none)"].count(UNITS, "c") == states.overall.count(UNITS, "c")
+
+
+def test_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spark: SparkSession) -> None:
+    context = spark.sparkContext._jsc.sc()
+
+    def written() -> int:
+        context.listenerBus().waitUntilEmpty()
+        executors = context.statusStore().executorList(False)
+        return sum(executors.apply(at).totalShuffleWrite() for at in range(executors.size()))
+
+    def shuffled(metrics: Sequence[Metric]) -> int:
+        before = written()
+        read(tables, replace(EXPERIMENT, metrics=tuple(metrics), slices=Slicing()))
+        return written() - before
+
+    kinds = [Metric(f"m{at}", "mean", "c0", role="goal", window_days=3) for at in range(20)]
+    one, many = shuffled(kinds[:1]), shuffled(kinds)
+    own = shuffled([Metric(f"m{at}", "mean", f"c{at}", role="goal", window_days=3) for at in range(20)])
+    assert one > 0
+    assert many < 1.1 * one
+    assert own > 2 * one  # so the comparison would tell
+
+
+def with_predictions(tables: Tables) -> Tables:
+    """The tables with columns of a prediction; a tenth of the units have no scored one."""
+    scored = F.when(F.col("unit_id") % 10 != 0, F.col("c0") + 1)
+    given = {name: F.col(f"c{at}") for at, name in enumerate(prediction_columns("p"))}
+    return tables._replace(days=tables.days.withColumns(given | {"p_scored": scored}))
+
+
+def test_fairness_is_read_by_slice_in_the_pass_of_the_resampling(tables: Tables, count_jobs: CountJobs) -> None:
+    told = with_predictions(tables)
+    of_metrics = replace(EXPERIMENT, resampling="bootstrap", replicates=200)
+    with count_jobs() as resampled:
+        alone = read(told, of_metrics)
+    assert alone.fairness == {}
+    with count_jobs() as both:
+        states = read(told, replace(of_metrics, fairness=Fairness("p", ("s0", "s3"), 3)))
+    assert both.n == resampled.n
+    assert states.replicates.keys() == alone.replicates.keys()
+    assert {where.slice_key for where in states.fairness} == {"s0", "s3"}
+    expected = (
+        told.days.where("experiment_id = 'e' AND day < '2026-10-08' AND p_scored IS NOT NULL")
+        .join(told.exposures, "unit_id")
+        .groupBy("variant", F.col("slice_values")["s3"].alias("value"))
+        .agg(F.count_distinct("unit_id").alias("n"), *(F.sum(f"p_{name}").alias(name) for name in fairness.COLUMNS))
+        .collect()
+    )
+    assert len(expected) > 20
+    for sums in expected:
+        found = states.fairness[Slice("s3", sums["value"])][sums["variant"], 0]
+        assert (found.n, found.n_replicates) == (sums["n"], fairness.BUCKETS)
+        for name in fairness.COLUMNS:
+            assert found.column(name)[0] == pytest.approx(sums[name], rel=1e-12)
+
+
+def test_resampling_costs_one_more_pass_over_the_same_units(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        states = read(tables)
+    with count_jobs() as resampled:
+        drawn = read(tables, replace(EXPERIMENT, resampling="jackknife"))
+    with count_jobs() as narrow:
+        read(tables, replace(EXPERIMENT, metrics=METRICS[:1], resampling="jackknife"))
+    assert plain.n < resampled.n == narrow.n <= 2 * plain.n
+    assert states.replicates == {}
+    for arm, blocks in drawn.replicates.items():
+        for metric in METRICS:
+            moments = drawn.overall.moments(metric, arm.variant)
+            found = blocks[metric_block(metric)]
+            assert (found.n, found.n_replicates) == (moments.n, 64)
+            assert found.column(metric.numerator)[0] == pytest.approx(moments.n * moments.mean[0], rel=1e-12)
+
+
+def test_new_salts_of_the_controls_units_are_drawn_in_one_more_pass(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as plain:
+        read(tables)
+    with count_jobs() as more:
+        states = read(tables, replace(EXPERIMENT, salts=100))
+    assert more.n > plain.n
+    found, metric = states.resalted["m4"].replicates, METRICS[4]
+    own = states.overall.moments(metric, "c")
+    assert found.n == own.n
+    assert states.resalted["m4"].centre == (own.mean[0],)
+    assert found.column("c4")[0] == pytest.approx(0, abs=1e-9 * own.n)
+    assert found.column("c4 x c4")[0] == pytest.approx(own.scatter[0, 0], rel=1e-9)
+    # Ten buckets, of which each salt takes some.
+    assert len(set(found.column("units")[1:])) > 5

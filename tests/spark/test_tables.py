@@ -205,6 +205,7 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
             "model_name": "m",
             "model_version": "1",
             "variant": "control",
+            "bucket_id": None,
             "slice_values": {},
             "days": [],
         }

@@ -1,15 +1,31 @@
 """Log rows and outcomes to exposures, unit_days and the frame of units, small enough to check by hand."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from math import log
+from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 from mltrust.errors import ConfError
+from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import Metric, MetricColumns, OutcomeColumn, RequestColumn
+from mltrust.metrics import (
+    BUILT_IN_COLUMNS,
+    PREDICTION_COLUMNS,
+    Cap,
+    Metric,
+    MetricColumns,
+    OutcomeColumn,
+    PredictionColumns,
+    RequestColumn,
+    prediction_columns,
+)
 from mltrust.slices import Slicing
 from mltrust.spark import units
 from mltrust.spark.units import mature_column, value_column
@@ -17,6 +33,7 @@ from tests.spark.frames import frame
 
 LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
 model_name STRING, model_version STRING, traffic STRING, status STRING, latency_ms DOUBLE,
+prediction_score DOUBLE,
 experiments ARRAY<STRUCT<experiment_id: STRING, bucket_id: STRING, variant: STRING>>,
 features STRUCT<device: STRING>"""
 OUTCOMES = """event_date DATE, event_time TIMESTAMP, outcome_id STRING, revision BIGINT, request_id STRING,
@@ -25,9 +42,13 @@ item_id STRING, unit_id STRING, name STRING, value DOUBLE, content_hash STRING""
 COLUMNS = MetricColumns(
     requests={
         "latency": RequestColumn("latency_ms"),
-        "errors": RequestColumn("CASE WHEN status = 'error' THEN 1 END", "count"),
     },
-    outcomes={"clicks": OutcomeColumn("click", "count"), "money": OutcomeColumn("sale")},
+    outcomes={
+        "clicks": OutcomeColumn("click", "count"),
+        "money": OutcomeColumn("sale"),
+        "wait": OutcomeColumn("sale", "delay"),
+    },
+    predictions={"sale": PredictionColumns("sale"), "click": PredictionColumns("click", threshold=0.2)},
 )
 CLICKED = Metric("clicked", "proportion", "clicks", role="goal", window_days=2)
 MONEY = Metric("money", "mean", "money", missing="exclude")
@@ -63,9 +84,11 @@ def row(
     version: str = "1",
     carries: str = "e",
     latency: float | None = 10.0,
+    score: float | None = 0.25,
 ) -> tuple[object, ...]:
     element = [(carries, bucket, variant)]
-    return (when.date(), when, request, item, unit, "m", version, traffic, status, latency, element, (device,))
+    model = ("m", version, traffic, status, latency, score)
+    return (when.date(), when, request, item, unit, *model, element, (device,))
 
 
 def outcome(
@@ -112,10 +135,22 @@ class Built:
         }
 
     def sums(self) -> dict[tuple[str, int], dict[str, object]]:
-        names = ("n_requests", "n_predictions", *COLUMNS.names())
+        names = (*BUILT_IN_COLUMNS, *COLUMNS.requests, *COLUMNS.outcomes)
         return {
             (each["unit_id"], each["day"].day): {name: each[name] for name in names} for each in self.days.collect()
         }
+
+    def predictions(self, name: str) -> dict[tuple[str, int], dict[str, float | None]]:
+        """The columns of a prediction that are not null, by unit and day; days without any are left out."""
+        found = {
+            (each["unit_id"], each["day"].day): {
+                column.removeprefix(f"{name}_"): each[column]
+                for column in prediction_columns(name)
+                if each[column] is not None
+            }
+            for each in self.days.collect()
+        }
+        return {key: columns for key, columns in found.items() if columns}
 
     def frame(self, kept: dict[str, tuple[str, ...]] | None = None) -> DataFrame:
         exposed = units.exposed_units(self.exposures, self.experiment, self.as_of)
@@ -137,8 +172,129 @@ def test_the_first_production_row_that_carries_the_experiment_exposes(spark: Spa
     assert built.first() == {"a": ("c", at(5, 10))}
     [exposure] = built.exposures.collect()
     assert exposure["slice_values"] == {"device": "ios"}
-    seen = [(each["day"].day, each["variant"], each["slice_values"]) for each in exposure["days"]]
-    assert seen == [(5, "c", {"device": "ios"}), (5, "t", {"device": "ios"})]
+    names = ("variant", "model_version", "triggered", "slice_values")
+    seen = [(each["day"].day, *(each[name] for name in names)) for each in exposure["days"]]
+    assert seen == [(5, "c", "1", False, {"device": "ios"}), (5, "t", "1", False, {"device": "ios"})]
+
+
+def flags(built: Built, name: str) -> dict[str, object]:
+    exposed = units.exposed_units(built.exposures, built.experiment, built.as_of)
+    return {each["unit_id"]: each[name] for each in exposed.collect()}
+
+
+def test_a_number_with_edges_is_the_interval_that_it_lies_in(spark: SparkSession) -> None:
+    slicing = Slicing({"speed": "latency_ms"}, edges={"speed": (10.0, 20.5)})
+    latencies = {"a": 9.9, "b": 10.0, "d": 20.4, "e": 20.5, "f": 1e9, "g": None, "h": -1.0}
+    rows = [row(at(5), f"r{unit}", unit, variant="c", latency=each) for unit, each in latencies.items()]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, slices=slicing))
+    assert flags(built, "speed") == {
+        "a": "< 10", "b": "[10, 20.5)", "d": "[10, 20.5)", "e": ">= 20.5", "f": ">= 20.5", "g": "(null)", "h": "< 10",
+    }  # fmt: skip
+
+
+def test_a_unit_is_triggered_from_the_day_on_which_the_trigger_held(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", latency=1.0),
+        row(at(6), "r2", "a", variant="c", latency=99.0),
+        row(at(5), "r3", "b", variant="t", latency=None),
+        row(at(6), "r4", "d", variant="t", latency=99.0),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, trigger="latency_ms > 50"))
+    assert flags(built, "triggered") == {"a": "yes", "b": "no", "d": "yes"}
+    built.as_of = at(6, 0)
+    assert flags(built, "triggered") == {"a": "no", "b": "no"}
+
+
+def test_a_unit_is_misserved_where_a_version_of_another_arm_answered_it(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", version="1"),
+        row(at(6), "r2", "a", variant="c", version="2"),
+        row(at(5), "r3", "b", variant="c", version="1"),
+        row(at(5), "r4", "d", variant="t", version="7"),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, served_by={"c": ("1",)}))
+    assert flags(built, "misserved") == {"a": True, "b": False, "d": False}
+    built.as_of = at(6, 0)
+    assert flags(built, "misserved") == {"a": False, "b": False, "d": False}
+
+
+@pytest.mark.parametrize("name", ["md5", "sha256"])
+def test_a_unit_agrees_where_its_bucket_is_what_the_declared_hash_gives(spark: SparkSession, name: str) -> None:
+    def bucket(unit: str) -> str:
+        digest = hashlib.new(name, f"e/{unit}/x".encode()).hexdigest()
+        return f"b{int(digest[:15], 16) % 7:02}"
+
+    rows = [
+        row(at(5), "r1", "ünit a", variant="c", bucket=bucket("ünit a")),
+        row(at(5), "r2", "b", variant="c", bucket=bucket("b")),
+        row(at(5), "r3", "d", variant="t", bucket="b99"),
+        row(at(5), "r4", "e", variant="t"),
+    ]
+    declared = Assignment("e", 7, name, key="{salt}/{unit}/x", bucket="b%02d")  # type: ignore[arg-type]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, buckets={}, assignment=declared))
+    assert flags(built, "agrees") == {"ünit a": True, "b": True, "d": False, "e": False}
+    assert flags(built, "bucket")["e"] == "(none)"
+
+
+def test_the_variants_of_other_experiments_stand_beside_the_own(spark: SparkSession) -> None:
+    rows = [row(at(5), f"r{unit}", unit, variant="c") for unit in "abd"]
+    other = replace(EXPERIMENT, experiment_id="o.1")
+    met = [row(at(5), "o1", "a", variant="t", carries="o.1"), row(at(8), "o2", "b", variant="c", carries="o.1")]
+    built, others = Built(spark, rows), Built(spark, met, experiment=other)
+    exposed = units.exposed_units(built.exposures, EXPERIMENT, AS_OF)
+    found = units.with_overlaps(exposed, others.exposures, ["o.1"], AS_OF)
+    assert {each["unit_id"]: each["o.1"] for each in found.collect()} == {"a": "t", "b": "c", "d": "(none)"}
+    earlier = units.with_overlaps(exposed, others.exposures, ["o.1"], at(7, 0))
+    assert {each["unit_id"]: each["o.1"] for each in earlier.collect()} == {"a": "t", "b": "(none)", "d": "(none)"}
+
+
+def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSession) -> None:
+    money = Metric("money", "mean", "money", role="goal", window_days=3)
+    rows = [row(at(5), f"r{unit}", unit, variant="c") for unit in "ab"] + [row(at(8), "rd", "d", variant="c")]
+    sales = {"a": (1.0, 2.0, 6.0, 100.0), "b": (0.0, 0.0, 0.0, 0.0)}
+    outcomes = [
+        outcome(at(5 + after, 13), f"{unit}{after}", "sale", value, unit=unit)
+        for unit, values in sales.items()
+        for after, value in enumerate(values)
+    ]
+    built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(money,)), at(9))
+    found = sorted(
+        (each[units.trend_column(money)], each[units.squares_column(money)])
+        for each in built.frame().collect()
+        if each[mature_column(money)]
+    )
+    slope = np.polyfit(range(3), sales["a"][:3], 1)[0]
+    assert found == [(0.0, 0.0), (pytest.approx(slope), 81.0)]
+
+
+def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSession) -> None:
+    rows = [row(at(5), f"r{unit}", unit, variant="ct"[ord(unit) % 2]) for unit in "abdefghi"]
+    paid = dict(zip("abdefghi", (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0), strict=True))
+    outcomes = [outcome(at(6), unit, "sale", value, unit=unit) for unit, value in paid.items()]
+    fixed = Metric("fixed", "mean", "money", role="goal", cap=Cap(at=5.5))
+    relative = Metric("relative", "mean", "money", cap=Cap(quantile=0.75), missing="exclude")
+    built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(fixed, relative)))
+    caps = units.quantile_caps(built.frame(), built.experiment)
+    assert caps == {"relative": np.quantile(list(paid.values()), 0.75)}
+    exposed = units.exposed_units(built.exposures, built.experiment, built.as_of)
+    frame = units.unit_frame(exposed, built.days, built.experiment, built.as_of, {}, caps).collect()
+    values = sorted(each[value_column(fixed, "money")] for each in frame)
+    assert values == [1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 5.5, 5.5]
+    assert sum(each[units.capped_column(fixed)] for each in frame) == 3
+    assert max(each[value_column(relative, "money")] for each in frame) == caps["relative"]
+    assert sum(each[units.capped_column(relative)] for each in frame) == 2
+    assert max(each[units.squares_column(fixed)] for each in frame) == 5.5**2
+
+
+def test_a_unit_with_a_failed_request_after_its_exposure_has_failed(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 1), "r0", "a", variant="c", carries="o", status="error"),  # before its exposure
+        row(at(5, 3), "r1", "a", variant="c"),
+        row(at(5), "r2", "b", variant="t"),
+        row(at(6), "r3", "b", variant="t", status="error", device=None),
+    ]
+    found = {each["variant"]: each["failed"] for each in Built(spark, rows).frame().collect()}
+    assert found == {"c": False, "t": True}
 
 
 def test_the_variant_is_as_logged_else_by_bucket_and_a_conflict_exposes_nobody_and_is_counted(
@@ -178,10 +334,10 @@ def test_days_hold_the_sums_of_all_production_rows_from_the_first_exposure_on(sp
             row(at(6, 1), "r4", "a", variant="c", traffic="shadow"),
         ],
     )
-    nothing = {"errors": None, "clicks": None, "money": None}
+    nothing = {"n_errors": 0, "clicks": None, "money": None, "wait": None}
     assert built.sums() == {
         ("a", 5): {"n_requests": 2, "n_predictions": 3, "latency": 30.0, **nothing},
-        ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "errors": 1.0},
+        ("a", 6): {"n_requests": 1, "n_predictions": 1, "latency": None, **nothing, "n_errors": 1},
     }
 
 
@@ -242,6 +398,147 @@ def test_an_outcome_belongs_to_the_last_row_of_its_request_before_it(spark: Spar
     outcomes = [outcome(at(5, 9), "1", request="r1"), outcome(at(6, 9), "2", request="r1")]
     clicks = {key: each["clicks"] for key, each in Built(spark, rows, outcomes).sums().items()}
     assert clicks == {("a", 5): 1.0, ("b", 6): 1.0}
+
+
+def test_a_prediction_counts_on_its_day_and_its_outcome_adds_the_difference_on_its_own(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 10), "r1", "a", variant="c", score=0.8),
+        row(at(5, 11), "r2", "a", variant="c", score=0.3),
+        row(at(5, 12), "r3", "a", variant="c", score=None, status="error"),
+        row(at(6), "r4", "a", variant="c", score=0.5),
+    ]
+    outcomes = [
+        outcome(at(7), "1", "sale", 9.0, request="r1"),
+        outcome(at(7), "2", "sale", 0.0, request="r2"),  # an outcome of value 0 is none
+        outcome(at(7), "3", "sale", 1.0, request="r3"),  # of a row without a score
+        outcome(at(7), "4", "sale", 1.0, unit="a"),  # of no prediction
+        outcome(at(7), "5", "click", 1.0, request="r2"),
+        outcome(at(6, 13), "6", "sale", 1.0, request="r4"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found["a", 5] == pytest.approx(
+        {
+            "scored": 2.0,
+            "scores": 1.1,
+            "residual": -1.1,
+            "log_loss": -log(0.2) - log(0.7),
+            "squared_error": 0.64 + 0.09,
+            "selected": 1.0,
+        }
+    )
+    assert found["a", 6] == pytest.approx(
+        {
+            "scored": 1.0,
+            "positives": 1.0,
+            "scores": 0.5,
+            "residual": 0.5,
+            "log_loss": -log(0.5),
+            "squared_error": 0.25,
+            "selected": 1.0,
+            "true_positives": 1.0,
+        }
+    )
+    assert found["a", 7] == pytest.approx(
+        {
+            "positives": 1.0,
+            "residual": 1.0,
+            "log_loss": log(0.2) - log(0.8),
+            "squared_error": 1 - 1.6,
+            "true_positives": 1.0,
+        }
+    )
+    assert found.keys() == {("a", 5), ("a", 6), ("a", 7)}
+    clicks = Built(spark, rows, outcomes).predictions("click")
+    assert (clicks["a", 5]["selected"], clicks["a", 7]["true_positives"]) == (2.0, 1.0)  # from 0.2 on
+
+
+def test_a_score_that_is_no_probability_is_not_scored_and_a_certain_one_has_a_finite_loss(
+    spark: SparkSession,
+) -> None:
+    rows = [
+        *(row(at(5), f"r{n}", "a", variant="c", score=x) for n, x in enumerate((-0.1, 1.1, float("nan"), None))),
+        row(at(6), "sure", "a", variant="c", score=1.0),
+        row(at(7), "never", "a", variant="c", score=0.0),
+    ]
+    outcomes = [
+        outcome(at(8, 1), "1", "sale", 1.0, request="r1"),
+        outcome(at(6, 13), "2", "sale", 1.0, request="sure"),
+        outcome(at(7, 13), "3", "sale", 1.0, request="never"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found.keys() == {("a", 6), ("a", 7)}
+    assert found["a", 6]["log_loss"] == pytest.approx(0, abs=1e-12)
+    assert found["a", 7]["log_loss"] == pytest.approx(-log(1e-15))
+
+
+def test_an_outcome_of_a_whole_request_belongs_to_its_last_item_at_that_time_whatever_the_scores(
+    spark: SparkSession,
+) -> None:
+    rows = [
+        row(at(5, 9), "r1", "a", variant="c", item="z", score=0.9),
+        row(at(5, 10), "r1", "a", variant="c", item="i1", score=0.7),
+        row(at(5, 10), "r1", "a", variant="c", item="i2", score=0.1),
+    ]
+    outcomes = [
+        outcome(at(6), "1", "sale", 1.0, request="r1"),
+        outcome(at(7), "2", "sale", 1.0, request="r1", item="i1"),
+    ]
+    found = Built(spark, rows, outcomes).predictions("sale")
+    assert found["a", 6]["squared_error"] == pytest.approx(1 - 2 * 0.1)
+    assert found["a", 7]["squared_error"] == pytest.approx(1 - 2 * 0.7)
+
+
+def test_the_columns_of_predictions_are_the_measures_of_the_rows(spark: SparkSession) -> None:
+    """Against scikit-learn on the rows themselves, of outcomes that follow up to three days later."""
+    rng = np.random.default_rng(5)
+    scores, labels = rng.uniform(0.01, 0.99, 60), rng.random(60) < 0.4
+    rows = [row(at(5, n % 24), f"r{n}", f"u{n % 7}", variant="c", score=float(x)) for n, x in enumerate(scores)]
+    outcomes = [
+        outcome(at(5 + n % 4, 23), f"o{n}", "sale", 2.0, request=f"r{n}") for n, label in enumerate(labels) if label
+    ]
+    days = Built(spark, rows, outcomes).predictions("sale").values()
+    total = {name: sum(each.get(name) or 0.0 for each in days) for name in PREDICTION_COLUMNS}
+    (tn, fp), (fn, tp) = confusion_matrix(labels, scores >= 0.5).tolist()
+    n, negatives = total["scored"], total["scored"] - total["positives"]
+    assert (n, total["positives"], total["selected"], total["true_positives"]) == (60, tp + fn, tp + fp, tp)
+    assert (negatives, total["selected"] - total["true_positives"]) == (tn + fp, fp)
+    assert total["scores"] == pytest.approx(scores.sum())
+    assert total["residual"] == pytest.approx((labels - scores).sum())
+    assert total["log_loss"] / n == pytest.approx(log_loss(labels, scores))
+    assert total["squared_error"] / n == pytest.approx(brier_score_loss(labels, scores))
+
+
+def test_scores_are_read_only_where_a_prediction_is_declared(spark: SparkSession, tmp_path: Path) -> None:
+    frame(spark, [row(at(5), "r1", "a", variant="c")], LOG).write.parquet(f"{tmp_path}/log")
+    rows = units.production(spark.read.parquet(f"{tmp_path}/log"), AS_OF)
+    told = frame(spark, [outcome(at(6), "1", "sale", request="r1")], OUTCOMES)
+    current = units.current_outcomes(told, units.corrected(told), AS_OF)
+    exposed = units.exposures(units.candidates(rows, EXPERIMENT), EXPERIMENT)
+    resolved = units.resolved(current, rows, EXPERIMENT)
+    counting = units.counted_outcomes(current, resolved, exposed, EXPERIMENT)
+    counted = units.counted(rows, exposed, EXPERIMENT)
+    scans = []
+    for columns in (COLUMNS, replace(COLUMNS, predictions={})):
+        days = units.unit_days(counted, counting, EXPERIMENT, columns)
+        plan = days._jdf.queryExecution().executedPlan().toString()
+        scans.append(sum("FileScan" in line and "prediction_score#" in line for line in plan.splitlines()))
+    assert scans == [2, 0]
+
+
+def test_a_delay_is_the_days_from_the_row_or_from_the_units_first_exposure(spark: SparkSession) -> None:
+    rows = [
+        row(at(5, 6), "r1", "a", variant="c"),
+        row(at(5, 12), "r2", "a", variant="c"),
+        row(at(5, 12), "r2", "a", variant="c", item="i2"),
+    ]
+    outcomes = [
+        outcome(at(6, 0), "1", "sale", 3.0, request="r2"),
+        outcome(at(7, 12), "2", "sale", 3.0, request="r2", item="i2"),
+        outcome(at(7, 18), "3", "sale", 0.0, unit="a"),
+        outcome(at(8), "4", "click", request="r1"),
+    ]
+    built = Built(spark, rows, outcomes)
+    assert {day: each["wait"] for (_, day), each in built.sums().items()} == {5: None, 6: 0.5, 7: 4.5, 8: None}
 
 
 def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark: SparkSession) -> None:

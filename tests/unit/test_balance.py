@@ -1,6 +1,7 @@
 """What the variant should not change: found where it is planted, silent where it is not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from math import isnan
 
@@ -12,6 +13,8 @@ from mltrust.experiment.balance import imbalances
 from mltrust.experiment.cells import (
     ARM_KEYS,
     DAY,
+    FAILED,
+    MISSERVED,
     NO_PAST,
     PAST,
     UNITS,
@@ -48,7 +51,7 @@ class Group:
 
     def __init__(
         self, arm: str, n: int, *, day: int = 0, crossed: bool = False, immature: int = 0, missing: int = 0,
-        past: float = 0.0, phase: int = 0, seed: int = 1,
+        past: float = 0.0, phase: int = 0, failed: int = 20, misserved: int = 0, seed: int = 1,
     ) -> None:  # fmt: skip
         rng = np.random.default_rng([seed, ord(arm), day])
         values = (arm, str(phase), "yes" if crossed else "no", (START + timedelta(days=day)).isoformat())
@@ -56,6 +59,8 @@ class Group:
         before = np.column_stack([rng.normal(past, 1, n), rng.random(n) < 0.1])
         self.blocks = {
             UNITS: counted(n),
+            FAILED: counted(failed),
+            MISSERVED: counted(misserved),
             mature_block(MONEY): counted(n - immature),
             metric_block(MONEY): Moments.of(("revenue",), rng.normal(5, 1, (n - immature - missing, 1))),
             PAST: Moments.of(("past revenue", NO_PAST), before),
@@ -69,7 +74,8 @@ def counted(n: int) -> Moments:
 def found(groups: Sequence[Group], **changes: object) -> dict[str, Check]:
     cells = [(group.values, group.blocks) for group in groups]
     spec = experiment(**changes)
-    rows = imbalances(ExperimentStates(overall_of(cells), {}, by_day(cells)), spec)
+    whole = overall_of(cells)
+    rows = imbalances(ExperimentStates(whole, {}, by_day(cells), whole=whole), spec)
     return {f"{row.check} {row.metric}".strip(): row for row in rows}
 
 
@@ -77,7 +83,7 @@ def test_arms_that_differ_in_nothing_pass_every_check() -> None:
     rows = found([Group(arm, 1000, immature=100, missing=50, day=day) for arm in "ct" for day in (0, 1)])
     assert {row.verdict for row in rows.values()} == {Verdict.PASS}
     assert set(rows) == {
-        "contamination", "exposure timing", "immaturity 7 days", "missingness money",
+        "contamination", "exposure timing", "immaturity 7 days", "missingness money", "errors", "rejects",
         "pre-exposure bias past revenue", "pre-exposure bias no past",
     }  # fmt: skip
 
@@ -89,6 +95,36 @@ def test_more_missing_values_in_an_arm_fail_with_both_shares() -> None:
     assert "c 50 of 1,000 (5.00%), t 120 of 1,000 (12.00%)" in row.reason
     expected = stats.chi2_contingency([[50, 120], [950, 880]], correction=False)
     assert row.pvalue == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_more_units_with_failed_requests_in_an_arm_fail() -> None:
+    row = found([Group("c", 1000, failed=20), Group("t", 1000, failed=70)])["errors"]
+    assert (row.verdict, row.decides) == (Verdict.BREACH, True)
+    assert row.reason.startswith("the arms differ in units with a failed request: c 20 of 1,000 (2.00%), t 70 of")
+
+
+def test_an_arm_that_lost_more_records_to_the_rejects_fails() -> None:
+    cells = [(each.values, each.blocks) for each in (Group("c", 1000), Group("t", 1000))]
+    states = ExperimentStates(overall_of(cells), {}, by_day(cells), whole=overall_of(cells))
+    rejects = {"none": {}, "few": {"c": 3}, "alike": {"c": 40, "t": 45}, "unequal": {"c": 40, "t": 120}}
+    rows = {
+        name: next(row for row in imbalances(replace(states, rejects=lost), experiment()) if row.check == "rejects")
+        for name, lost in rejects.items()
+    }
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "none": Verdict.PASS, "few": Verdict.INCONCLUSIVE, "alike": Verdict.PASS, "unequal": Verdict.BREACH,
+    }  # fmt: skip
+    assert rows["unequal"].pvalue == pytest.approx(stats.chisquare([40, 120]).pvalue)
+
+
+def test_control_units_answered_by_the_candidate_fail_whatever_their_share() -> None:
+    groups = [Group("c", 1000, misserved=1), Group("t", 1000)]
+    rows = found(groups, served_by={"c": ("1", "2"), "t": ("3",)})
+    row = rows["served by c"]
+    assert (row.verdict, row.decides, row.value) == (Verdict.BREACH, True, 0.001)
+    assert row.reason == "c 1 of 1,000 (0.10%) were answered by a model version other than 1, 2"
+    assert rows["served by t"].verdict is Verdict.PASS
+    assert not [name for name in found(groups) if name.startswith("served by")]
 
 
 def test_an_arm_that_came_later_fails_timing_and_immaturity() -> None:

@@ -53,7 +53,7 @@ def test_all_mistakes_are_named_at_once_with_file_path_and_the_nearest_name(fold
         ("kind: proportion", "kind: median", "kind is 'median', expected one of mean, proportion, ratio"),
         (", margin: {absolute: 0.01}", "", "guardrail 'error_rate' has no margin"),
         ("margin: {absolute: 0.01}", "margin: {absolute: -1}", "a margin is one positive number"),
-        ("numerator: errors", "numerator: erors", "erors is no metric column of log 'recommendations'"),
+        ("numerator: n_errors", "numerator: n_erors", "n_erors is no metric column of log 'recommendations'"),
         ("name: latency", "name: conversion", "conversion declared twice"),
         ("sets: [[device]", "sets: [[devise]", "devise is no declared attribute"),
         ("unit: unit_id", "unit: bucket_id", "buckets is empty"),

@@ -8,7 +8,7 @@ from scipy import special, stats
 from statsmodels.stats.oneway import anova_oneway
 
 from mltrust.states.moments import FloatArray, Moments, merge
-from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, rests
+from mltrust.stats.heterogeneity import against_rest, heterogeneity, qualitative_interaction, shrunken
 from mltrust.stats.means import Arm, Comparison, mean_arm, satterthwaite, welch
 
 REL = 1e-9
@@ -26,7 +26,7 @@ EFFECTS = st.lists(st.builds(effect, st.floats(-10, 10), st.floats(0.01, 10)), m
 @given(EFFECTS)
 def test_two_slices_are_against_their_rest_what_they_are_against_each_other(effects: list[Comparison]) -> None:
     a, b = effects[:2]
-    (test,) = against_rest([a, b], [b, a])
+    test = against_rest(own=a, rest=b)
     q = heterogeneity([a, b])
     assert test.statistic**2 == pytest.approx(q.statistic, rel=REL, abs=1e-12)
     assert test.pvalue == pytest.approx(q.pvalue, rel=1e-6)
@@ -89,31 +89,17 @@ def test_what_cannot_be_compared_is_nan(test: type[heterogeneity]) -> None:
     assert isnan(unknown.pvalue)
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=6))
-def test_the_rest_of_a_slice_is_the_sum_of_the_others(sizes: list[tuple[int, int]]) -> None:
-    rng = np.random.default_rng(1)
-    pairs = [tuple(Moments.of(("y",), rng.normal(9, 2, (n, 1))) for n in pair) for pair in sizes]
-    found = rests(pairs)
-    assert len(found) == (len(pairs) if len(pairs) > 1 else 0)
-    for k, rest in enumerate(found):
-        others = pairs[:k] + pairs[k + 1 :]
-        for arm in (0, 1):
-            expected = merge((pair[arm] for pair in others), ("y",))
-            assert rest[arm].n == expected.n
-            np.testing.assert_allclose(rest[arm].mean, expected.mean, rtol=1e-12)
-            np.testing.assert_allclose(rest[arm].scatter, expected.scatter, rtol=1e-9)
-
-
 def test_each_of_three_slices_is_tested_against_the_other_two() -> None:
     rng = np.random.default_rng(2)
     samples = [[rng.normal(k * arm, 1, (60 + 10 * k, 1)) for arm in (0, 1)] for k in range(3)]
     pairs = [tuple(Moments.of(("y",), sample) for sample in pair) for pair in samples]
+    rests = [
+        tuple(merge((other[arm] for other in pairs if other is not pair), ("y",)) for arm in (0, 1)) for pair in pairs
+    ]
     compared, others = (
-        [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y")) for c, t in each]
-        for each in (pairs, rests(pairs))
+        [welch(control=mean_arm(c, "y"), treatment=mean_arm(t, "y")) for c, t in each] for each in (pairs, rests)
     )
-    found = against_rest(compared, others)
+    found = [against_rest(own=own, rest=rest) for own, rest in zip(compared, others, strict=True)]
     assert [each.n for each in found] == [120, 140, 160]
     assert [each.n_rest for each in found] == [300, 280, 260]
     rest = [np.vstack([samples[0][arm], samples[2][arm]]) for arm in (0, 1)]
@@ -130,18 +116,34 @@ def test_each_of_three_slices_is_tested_against_the_other_two() -> None:
 
 
 def test_a_slice_without_a_standard_error_has_no_test_against_its_rest() -> None:
-    found = against_rest([effect(1, 1), effect(1, 0), effect(2, 1)], [effect(1, 1)] * 3)
+    found = [against_rest(own=own, rest=effect(1, 1)) for own in (effect(1, 1), effect(1, 0), effect(2, 1))]
     assert [isnan(each.pvalue) for each in found] == [False, True, False]
 
 
-def test_one_slice_has_no_rest() -> None:
-    pair = Moments.empty(("y",)), Moments.empty(("y",))
-    assert rests([pair]) == rests([]) == against_rest([], []) == []
+def test_a_shrunken_effect_lies_between_the_slice_and_the_mean_of_all() -> None:
+    slices = [effect(-3, 1), effect(0, 1), effect(1, 1), effect(2, 1)]
+    # By hand: mean 0, Q = 14, tau² = (14 - 3) / (4 - 4 / 4) = 11/3, B = (11/3) / (14/3).
+    assert shrunken(slices[0], slices) == pytest.approx(-3 * 11 / 14)
 
 
-def test_slices_and_rests_that_do_not_match_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 slices and 1 rests"):
-        against_rest([effect(1, 1)] * 2, [effect(1, 1)])
+def test_slices_that_differ_by_no_more_than_chance_shrink_to_their_mean() -> None:
+    slices = [effect(1, 1), effect(1.5, 1), effect(2, 1)]
+    assert shrunken(slices[2], slices) == pytest.approx(1.5)
+
+
+def test_one_slice_alone_is_not_shrunken() -> None:
+    assert shrunken(effect(2, 1), [effect(2, 1)]) == 2
+
+
+def test_shrinking_the_worst_of_many_slices_without_a_difference_takes_the_luck_away() -> None:
+    rng = np.random.default_rng(11)
+    worst = [min((effect(y, 1.0) for y in rng.normal(size=10)), key=lambda each: each.effect) for _ in range(300)]
+    pulled = []
+    for _ in range(300):
+        slices = [effect(y, 1.0) for y in rng.normal(size=10)]
+        pulled.append(shrunken(min(slices, key=lambda each: each.effect), slices))
+    assert np.mean([each.effect for each in worst]) < -1.4
+    assert np.mean(pulled) > -0.5
 
 
 @settings(deadline=None)
@@ -150,7 +152,7 @@ def test_two_slices_are_on_the_t_law_against_their_rest_and_against_each_other(
     slices: list[tuple[float, float, float]],
 ) -> None:
     a, b = (effect(size, std_error, df=df) for size, std_error, df in slices)
-    (test,) = against_rest([a, b], [b, a])
+    test = against_rest(own=a, rest=b)
     expected = satterthwaite([Arm(df + 1, 0.0, (df + 1) * std_error**2) for _, std_error, df in slices])
     assert test.df == pytest.approx(expected, rel=REL)
     assert test.pvalue == pytest.approx(2 * stats.t.sf(abs(test.statistic), test.df), rel=REL)
@@ -172,7 +174,7 @@ def test_standard_errors_of_many_units_are_as_good_as_known() -> None:
     for test in (heterogeneity, qualitative_interaction):
         assert test(many).pvalue == pytest.approx(test(known).pvalue, rel=1e-6)
     assert isnan(heterogeneity(known).df_error)
-    assert isnan(against_rest(known[:2], known[1::-1])[0].df)
+    assert isnan(against_rest(own=known[0], rest=known[1]).df)
 
 
 RUNS = 20_000

@@ -51,6 +51,7 @@ def experiment(**changes: object) -> Experiment:
         "phases": {START: {"c": 1.0, "t": 1.0}},
         "metrics": METRICS,
         "unit": "unit_id",
+        "interference": "none",
         "slices": Slicing({"device": "features.device"}),
     }
     return Experiment(**(spec | changes))  # type: ignore[arg-type]
@@ -124,7 +125,8 @@ class World:
 
 
 def rows(found: Readout, metric: str, slice_value: str = "") -> list[Effect]:
-    return [row for row in found.effects if (row.metric, row.slice_value) == (metric, slice_value)]
+    own = [row for row in found.effects if (row.metric, row.slice_value) == (metric, slice_value)]
+    return [row for row in own if not row.method.startswith("post-stratified by")]
 
 
 def checks(found: Readout, name: str, method: str = "") -> list[Check]:

@@ -19,8 +19,8 @@ from mltrust.experiment.cells import (
     slices_of,
 )
 from mltrust.experiment.check import Check
-from mltrust.experiment.checks import checks
 from mltrust.experiment.effects import Effect
+from mltrust.experiment.paradox import paradoxes
 from mltrust.experiment.readout import Readout, readout
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
@@ -46,6 +46,7 @@ def experiment(**changes: object) -> Experiment:
         "metrics": (CLICKED, SPENT, WAITED, PER_VISIT),
         "unit": "unit_id",
         "slices": Slicing({"device": "features.device"}),
+        "interference": "none",
     }
     return Experiment(**(spec | changes))  # type: ignore[arg-type]
 
@@ -147,7 +148,9 @@ def test_a_harmed_slice_is_found_and_does_not_decide() -> None:
     assert effect(found, "clicked", "tv").verdict is Verdict.BREACH
     assert effect(found, "clicked", "ios").verdict is Verdict.PASS
     assert found.recommendation == "ship"
-    assert found.reasons[-1].startswith("but clicked (treatment) in device:tv: worse by 0.")
+    said = [reason for reason in found.reasons if reason.startswith("but ")]
+    assert said[0].startswith("but clicked (treatment) in device:tv: worse by 0.")
+    assert said[1].startswith("but heterogeneity (clicked) by device: the effect is not the same by device: ios +0.0")
 
 
 def test_a_sample_ratio_mismatch_in_one_slice_only_makes_it_invalid() -> None:
@@ -365,7 +368,8 @@ def test_a_clean_experiment_is_never_called_a_reversal() -> None:
                 for n, m, r, d in zip((600, 300, 100), sizes, rates, devices, strict=True)
             ],
         }
-        alarms += sum(row.verdict is Verdict.BREACH for row in checks(states(spec, arms, seed=seed), spec))
+        rows = paradoxes(states(spec, arms, seed=seed), spec)
+        alarms += sum(row.verdict is Verdict.BREACH for row in rows)
     assert alarms <= 1  # 300 experiments, each with an SRM family and a gap test
 
 

@@ -154,12 +154,18 @@ def test_a_v02_record_that_breaks_a_rule_is_refused(changes: dict[str, object], 
     assert (found.reason_code, words in found.reason) == (code, True), found.reason
 
 
-def test_a_refused_record_shows_the_model_experiment_and_bucket_that_could_be_read() -> None:
-    seen = ("linear_regression", "linear_regression_v2", "exp42", "bucket101")
+def test_a_refused_record_shows_the_model_and_experiments_that_could_be_read() -> None:
+    of_v01 = {"experiment_id": "exp42", "bucket_id": "bucket101", "variant": None}
+    seen = ("linear_regression", "linear_regression_v2", (of_v01,))
     assert refused(V01.replace(b'"25"', b'"x"'))[2:] == seen  # v01 has its model_name from the contract
-    found = read(v02(prediction_score="x"))
-    assert found[2:] == ("ranker", "1", "e", "b")  # type: ignore[comparison-overlap]
-    assert refused(b"{")[2:] == (None, None, None, None)
+    carried = [{"experiment_id": "e", "variant": "t"}, {"experiment_id": "f", "bucket_id": 7}, "g"]
+    found = read(v02(prediction_score="x", experiments=carried))
+    experiments = (
+        {"experiment_id": "e", "bucket_id": None, "variant": "t"},
+        {"experiment_id": "f", "bucket_id": None, "variant": None},
+    )
+    assert found[2:] == ("ranker", "1", experiments)  # type: ignore[comparison-overlap]
+    assert refused(b"{")[2:] == (None, None, ())
 
 
 def test_an_error_has_no_score_and_is_accepted() -> None:

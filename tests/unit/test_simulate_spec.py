@@ -86,7 +86,8 @@ def test_the_demo_plants_every_fault_and_nothing_in_the_a_a_test() -> None:
 
 
 def test_the_demo_experiments_have_a_conf_each() -> None:
-    assert set(DEMO.experiments) == {path.stem for path in (CONF / "experiments").glob("*.yaml")}
+    planned = {"ranker_v3"}  # it begins when the simulated days are over
+    assert set(DEMO.experiments) | planned == {path.stem for path in (CONF / "experiments").glob("*.yaml")}
 
 
 def test_an_uneven_assignment_by_device_is_even_overall() -> None:

@@ -1,0 +1,171 @@
+"""What a careful reader would doubt before believing an effect: its size, its skew, its trend, its trigger."""
+
+from collections.abc import Iterator, Sequence
+from math import isnan
+
+from mltrust.experiment.cells import (
+    SQUARES,
+    TREND,
+    UNITS,
+    ExperimentStates,
+    capped_block,
+    has_squares,
+    has_trend,
+    squares_block,
+    trend_block,
+)
+from mltrust.experiment.check import Check, Finding, judged
+from mltrust.experiment.effects import Effect
+from mltrust.experiment.methods import compared
+from mltrust.experiment.spec import Experiment
+from mltrust.stats.independence import independence
+from mltrust.stats.means import mean_arm, welch
+from mltrust.stats.skew import THRESHOLD, skew
+from mltrust.verdicts import Verdict
+
+#: A relative effect above, or a p-value below: more often a mistake in the data than a discovery (Twyman's law).
+_TOO_LARGE, _TOO_CERTAIN = 0.3, 1e-12
+_TREND_LEVEL = 0.01
+_SMALLEST_EXPECTED = 5
+
+
+def oddities(states: ExperimentStates, experiment: Experiment, effects: Sequence[Effect]) -> list[Check]:
+    """Twyman's law, skewness and the trend of every overall effect, and the units that the trigger left out."""
+    if experiment.unit == "bucket_id":
+        return list(_twyman(effects))
+    trends = judged("trend", "Welch", list(_trends(states, experiment)), level=_TREND_LEVEL, blocks=False)
+    capped = judged(
+        "capping", "chi-square", list(_caps(states, experiment)), level=experiment.srm_alpha, blocks=False
+    )
+    return [*_twyman(effects), *_skews(states, experiment), *capped, *trends, *_untriggered(states, experiment)]
+
+
+def _caps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
+    """Whether as many units of every arm were cut off: if not, the cap hides a part of the effect."""
+    for metric in experiment.metrics:
+        if metric.cap is None:
+            continue
+        capped = [states.whole.count(capped_block(metric), arm) for arm in experiment.arms]
+        n = [states.overall.moments(metric, arm).n for arm in experiment.arms]
+        test = independence([capped, [a - b for a, b in zip(n, capped, strict=True)]])
+        shares = ", ".join(f"{arm} {a:,} of {b:,}" for arm, a, b in zip(experiment.arms, capped, n, strict=True))
+        yield Finding(
+            n=test.n,
+            statistic=test.statistic,
+            df=float(test.df),
+            pvalue=test.pvalue,
+            words=f"units cut off: {shares}",
+            alarm=f"the cap hides a part of the effect; units cut off: {shares}",
+            metric=metric.name,
+        )
+
+
+def _twyman(effects: Sequence[Effect]) -> Iterator[Check]:
+    seen = set()
+    for row in effects:
+        if not row.overall or row.role == "diagnostic" or (row.metric, row.treatment) in seen:
+            continue
+        seen.add((row.metric, row.treatment))
+        odd = abs(row.rel_effect) > _TOO_LARGE or row.pvalue < _TOO_CERTAIN
+        words = f"{row.rel_effect:+.1%} (p = {row.pvalue:.2g})"
+        yield Check(
+            check="twyman",
+            method="size and p-value",
+            treatment=row.treatment,
+            metric=row.metric,
+            n_units=row.n_control + row.n_treatment,
+            value=row.rel_effect,
+            pvalue=row.pvalue,
+            threshold=_TOO_LARGE,
+            verdict=Verdict.INCONCLUSIVE if odd or isnan(row.pvalue) else Verdict.PASS,
+            reason=f"check the data: {words} is larger or surer than most real effects" if odd else words,
+            decides=False,
+        )
+
+
+def _skews(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:
+    for metric in experiment.metrics:
+        for treatment in experiment.treatments if has_squares(metric) else ():
+            phases = experiment.comparable_phases(treatment)
+            control, treated = (
+                states.whole.block(squares_block(metric), arm, phases) for arm in (experiment.control, treatment)
+            )
+            if not (control.n and treated.n):
+                continue
+            found = skew(control=control, treatment=treated, column=metric.numerator, squares=SQUARES)
+            words = f"skewness of the difference {found.value:.3g}, of one unit {found.skewness:.3g}"
+            odd = "skewed: at arms this unequal the level does not hold; believe a capped metric instead"
+            yield Check(
+                check="skew",
+                method="third moment",
+                treatment=treatment,
+                metric=metric.name,
+                n_units=found.n_control + found.n_treatment,
+                value=found.value,
+                threshold=THRESHOLD,
+                verdict=Verdict.PASS if found.kind == "none" else Verdict.INCONCLUSIVE,
+                reason=f"{odd} ({words})" if found.kind == "skewed" else words,
+                decides=False,
+            )
+
+
+def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
+    """Whether the effect changes over the days since exposure: novelty wears off, or has to be learnt."""
+    for metric in experiment.metrics:
+        for treatment in experiment.treatments if has_trend(metric) else ():
+            phases = experiment.comparable_phases(treatment)
+            control, treated = (
+                states.whole.block(trend_block(metric), arm, phases) for arm in (experiment.control, treatment)
+            )
+            if experiment.ratio_changes(treatment) or not (control.n and treated.n):
+                continue
+            test = welch(control=mean_arm(control, TREND), treatment=mean_arm(treated, TREND))
+            words = f"the effect changes by {test.effect:+.3g} a day since exposure"
+            yield Finding(
+                n=test.n_control + test.n_treatment,
+                statistic=test.statistic,
+                df=test.df,
+                pvalue=test.pvalue,
+                words=words,
+                alarm=f"{words}: what was measured is not what stays",
+                metric=metric.name,
+                treatment=treatment,
+                value=test.effect,
+            )
+
+
+def _untriggered(states: ExperimentStates, experiment: Experiment) -> list[Check]:
+    """The units for which the trigger never held, as an A/A test, and whether it held alike in all arms."""
+    if states.triggered is None:
+        return []
+    effects = [
+        Finding(
+            n=test.n_control + test.n_treatment,
+            statistic=test.statistic,
+            df=test.df,
+            pvalue=test.pvalue,
+            words=f"untriggered units differ by {test.effect:+.4g}",
+            alarm=f"units that never met the treatment differ by {test.effect:+.4g}: the trigger misses some",
+            metric=metric.name,
+            treatment=treatment,
+            value=test.effect,
+        )
+        for metric in experiment.metrics
+        for treatment in experiment.treatments
+        for test in [compared(states.triggered.complement, experiment, metric, treatment)]
+    ]
+    counts = [[each.count(UNITS, arm) for arm in experiment.arms] for each in states.triggered]
+    test = independence(counts, smallest_expected=_SMALLEST_EXPECTED)
+    shares = ", ".join(f"{arm} {n:,} of {n + m:,}" for arm, n, m in zip(experiment.arms, *counts, strict=True))
+    alike = Finding(
+        n=test.n,
+        statistic=test.statistic,
+        df=float(test.df),
+        pvalue=test.pvalue,
+        words=f"triggered: {shares}",
+        alarm=f"the trigger does not hold alike in the arms: {shares}",
+    )
+    level = experiment.srm_alpha
+    return judged("trigger", "chi-square", [alike], level=level) + judged(
+        "trigger complement", "A/A", effects, level=level
+    )

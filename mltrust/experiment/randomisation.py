@@ -1,0 +1,97 @@
+"""Were units assigned by chance: evenly over buckets, by the declared hash, independently of other experiments?"""
+
+from collections.abc import Iterator
+from math import nan
+
+from mltrust.experiment.assignment import Assignment
+from mltrust.experiment.cells import NO_VARIANT, UNITS, ExperimentStates
+from mltrust.experiment.check import Check, Finding, judged
+from mltrust.experiment.spec import Experiment
+from mltrust.stats.independence import independence, summed
+from mltrust.stats.srm import srm
+from mltrust.verdicts import Verdict
+
+_SMALLEST_EXPECTED = 5
+
+
+def randomisations(states: ExperimentStates, experiment: Experiment) -> list[Check]:
+    """The check of buckets where the conf declares how they come about, and of every experiment that overlaps."""
+    found: list[Check] = []
+    if experiment.assignment is not None:
+        found += _assignment(states, experiment, experiment.assignment)
+    overlaps = list(_overlaps(states, experiment))
+    return found + judged("overlap", "chi-square", overlaps, level=experiment.srm_alpha)
+
+
+def _assignment(states: ExperimentStates, experiment: Experiment, assignment: Assignment) -> Iterator[Check]:
+    n = sum(bucket.n for bucket in states.buckets.values())
+    yield _agreement(states, n, assignment)
+    names = [assignment.bucket % number for number in range(assignment.n_buckets)]
+    counts = [states.buckets[name].n if name in states.buckets else 0 for name in names]
+    strange = n - sum(counts)
+    test = srm(counts, [1.0] * len(counts)) if sum(counts) else None
+    words = f"{sum(counts):,} units in {len(counts):,} buckets"
+    uneven = Finding(
+        n=n,
+        statistic=nan if test is None else test.statistic,
+        df=nan if test is None else float(test.df),
+        pvalue=nan if test is None else test.pvalue,
+        words=words,
+        alarm=f"units are not spread evenly: {words}",
+        metric="evenness",
+    )
+    yield from judged("assignment", "chi-square", [uneven], level=experiment.srm_alpha)
+    if strange:
+        yield _failed("buckets", n, strange, f"{strange:,} of {n:,} units are in no bucket of the declared ones")
+
+
+def _agreement(states: ExperimentStates, n: int, assignment: Assignment) -> Check:
+    strange = n - sum(bucket.n_agreeing for bucket in states.buckets.values())
+    how = f"{assignment.hash} of salt {assignment.salt!r} and unit"
+    if strange:
+        return _failed("hash", n, strange, f"{strange:,} of {n:,} units are in another bucket than {how} gives")
+    verdict = Verdict.PASS if n else Verdict.INCONCLUSIVE
+    words = f"{n:,} units are in the buckets that {how} gives"
+    return Check("assignment", "share of units", n, 0.0, verdict, words, decides=False, metric="hash", value=0.0)
+
+
+def _failed(subject: str, n: int, strange: int, words: str) -> Check:
+    return Check(
+        check="assignment",
+        method="share of units",
+        n_units=n,
+        threshold=0.0,
+        verdict=Verdict.BREACH,
+        reason=words,
+        decides=True,
+        metric=subject,
+        value=strange / n,
+    )
+
+
+def _overlaps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
+    """Whether the variants of another experiment are met alike by all arms, within allocation phases."""
+    for other, by_variant in states.overlaps.items():
+        tests = []
+        for phase in range(len(experiment.phases)):
+            arms = [arm for arm in experiment.arms if experiment.has_weight(arm, phase)]
+            counts = [[each.count(UNITS, arm, (phase,)) for arm in arms] for each in by_variant.values()]
+            tests.append(independence(counts, smallest_expected=_SMALLEST_EXPECTED))
+        found = summed(tests)
+        shared = _shares(states, experiment, other)
+        yield Finding(
+            n=found.n,
+            statistic=found.statistic,
+            df=float(found.df),
+            pvalue=found.pvalue,
+            words=f"units shared with {other}: {shared}",
+            alarm=f"the arms do not meet the variants of {other} alike ({shared} of their units are in it)",
+            metric=other,
+        )
+
+
+def _shares(states: ExperimentStates, experiment: Experiment, other: str) -> str:
+    within = [each for variant, each in states.overlaps[other].items() if variant != NO_VARIANT]
+    counts = {arm: sum(each.count(UNITS, arm) for each in within) for arm in experiment.arms}
+    totals = {arm: states.overall.count(UNITS, arm) for arm in experiment.arms}
+    return ", ".join(f"{arm} {counts[arm] / totals[arm]:.1%}" for arm in experiment.arms if totals[arm])

@@ -1,0 +1,89 @@
+"""A/A tests on the log itself: would new salts, which change nothing, find effects as often as they say?
+
+The control's units are put into two arms again and again, by new hashes of their buckets (of themselves, where they
+have none). If the unit and its variance are the right ones, the p-values are uniform.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import stats
+
+from mltrust.experiment.cells import ExperimentStates, Resalted
+from mltrust.experiment.check import Check, Finding, judged
+from mltrust.experiment.spec import Experiment
+from mltrust.experiment.sufficiency import too_small
+from mltrust.metrics import KINDS, Metric
+from mltrust.states.moments import Moments
+from mltrust.states.replicates import UNITS
+from mltrust.stats.means import Comparison
+
+#: Events and non-events of a share below which its p-values are too few different ones to be uniform.
+_FEWEST_EVENTS = 200
+
+
+def resaltings(states: ExperimentStates, experiment: Experiment) -> list[Check]:
+    """The Kolmogorov-Smirnov test of the p-values of every metric, where the conf asks for it."""
+    family = [
+        _finding(metric, found, experiment)
+        for metric in experiment.metrics
+        if (found := states.resalted.get(metric.name)) is not None
+    ]
+    return judged("A/A", "re-salting", family, level=experiment.srm_alpha)
+
+
+def _finding(metric: Metric, found: Resalted, experiment: Experiment) -> Finding:
+    compared = [each for each in _comparisons(metric, found) if not too_small(metric, each, experiment)]
+    pvalues = np.array([each.pvalue for each in compared])
+    words = f"{len(pvalues):,} new salts of the control's units"
+    n = found.replicates.n
+    if not len(pvalues) or np.isnan(pvalues).any() or _is_rare(metric, compared[0]):
+        return _of(metric, n, words, np.nan, np.nan, np.nan)
+    test = stats.kstest(pvalues, "uniform")
+    share = float((pvalues < experiment.alpha).mean())
+    said = f"{words}: {share:.1%} of p-values below {experiment.alpha}"
+    return _of(metric, n, said, float(test.statistic), float(test.pvalue), share)
+
+
+def _of(metric: Metric, n: int, words: str, statistic: float, pvalue: float, share: float) -> Finding:
+    return Finding(
+        n=n,
+        statistic=statistic,
+        df=np.nan,
+        pvalue=pvalue,
+        words=words,
+        alarm=f"{words}; the unit is not what was assigned, or its variance is not the right one",
+        metric=metric.name,
+        value=share,
+    )
+
+
+def _is_rare(metric: Metric, compared: Comparison) -> bool:
+    if KINDS[metric.kind].unit_value != "any":
+        return False
+    n, share = compared.n_control, compared.mean_control
+    return n * min(share, 1 - share) < _FEWEST_EVENTS
+
+
+def _comparisons(metric: Metric, found: Resalted) -> Iterator[Comparison]:
+    """The test of every salt: the units that it chooses against the others."""
+    whole, drawn = found.replicates.sums[0], found.replicates.sums[1:]
+    kind = KINDS[metric.kind]
+    for sums in drawn:
+        treatment, control = (kind.arm(_moments(metric, part, found), metric) for part in (sums, whole - sums))
+        yield kind.compare(control=control, treatment=treatment, alpha=0.05)
+
+
+def _moments(metric: Metric, sums: np.ndarray, found: Resalted) -> Moments:
+    """The state of the units that sums are of: sums of values about a centre, and of their products."""
+    names = metric.columns()
+    at = {name: i for i, name in enumerate(found.replicates.columns)}
+    n = round(float(sums[at[UNITS]]))
+    means = np.array([sums[at[name]] for name in names]) / (n or 1)
+    products = np.array([[sums[at[product(a, b)]] for b in names] for a in names])
+    return Moments(names, n, means + np.array(found.centre), products - n * np.outer(means, means))
+
+
+def product(a: str, b: str) -> str:
+    """The name of the column that holds the product of two."""
+    return " x ".join(sorted((a, b)))

@@ -1,0 +1,174 @@
+"""What a careful reader doubts: found where it is planted, silent where it is not."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mltrust.experiment.check import Check
+from mltrust.experiment.interaction import interactions
+from mltrust.experiment.readout import Readout, readout
+from mltrust.experiment.search import worst_slices
+from mltrust.experiment.spec import Experiment, Search
+from mltrust.metrics import Cap, Metric
+from mltrust.slices import Slice, Slicing
+from mltrust.verdicts import Verdict
+from tests.unit.drawn import START, Units, arms, experiment, states
+
+MONEY = Metric("money", "mean", "revenue", role="goal")
+DEVICE = Slicing({"device": "features.device"})
+
+
+def read(spec: Experiment, units: Units) -> Readout:
+    return readout(states(spec, units), spec, START.replace(day=26))
+
+
+def checks(rows: Sequence[Check], name: str) -> list[Check]:
+    return [row for row in rows if row.check == name]
+
+
+def normal(seed: int, n: int = 2000, effect: float = 0.0) -> dict[str, np.ndarray]:
+    variant = arms(n)
+    return {
+        "variant": variant,
+        "revenue": np.random.default_rng(seed).normal(10, 2, 2 * n) + effect * (variant == "t"),
+    }
+
+
+def test_an_effect_too_good_to_be_true_leads_a_ship_with_check_the_data() -> None:
+    found = read(experiment(MONEY), normal(1, effect=4.0))
+    assert found.recommendation == "ship"
+    assert found.reasons[0].startswith("twyman (money): check the data: +40")
+    [row] = checks(found.checks, "twyman")
+    assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
+
+
+def test_a_modest_effect_is_not_doubted() -> None:
+    found = read(experiment(MONEY), normal(1, effect=0.3))
+    assert checks(found.checks, "twyman")[0].verdict is Verdict.PASS
+    assert not [reason for reason in found.reasons if "check the data" in reason]
+
+
+def test_skewed_sums_in_unequal_arms_are_named_with_their_third_moment() -> None:
+    rng = np.random.default_rng(2)
+    variant = np.where(np.arange(4000) % 10 == 0, "t", "c")
+    money = np.exp(rng.normal(0, 1.5, 4000)) * (rng.random(4000) < 0.2)
+    uneven = {START: {"c": 9.0, "t": 1.0}}
+    found = read(experiment(MONEY, phases=uneven), {"variant": variant, "revenue": money})
+    [row] = checks(found.checks, "skew")
+    within = np.concatenate([money[variant == arm] - money[variant == arm].mean() for arm in "ct"])
+    g = abs(stats.skew(within)) * abs(400**-2 - 3600**-2) / (1 / 400 + 1 / 3600) ** 1.5
+    assert row.value == pytest.approx(g, rel=0.01)
+    assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
+    assert "believe a capped metric instead" in row.reason
+    assert checks(read(experiment(MONEY), normal(3)).checks, "skew")[0].verdict is Verdict.PASS
+
+
+def test_a_cap_that_cuts_off_more_of_an_arm_is_named() -> None:
+    metric = Metric("money", "mean", "revenue", role="goal", cap=Cap(at=12.0))
+    units = normal(4, effect=0.5)
+    units["capped"] = units["revenue"] > 12
+    [row] = checks(read(experiment(metric), units | {"revenue": np.minimum(units["revenue"], 12)}).checks, "capping")
+    n = [units["capped"][units["variant"] == arm].sum() for arm in "ct"]
+    expected = stats.chi2_contingency([n, [2000 - n[0], 2000 - n[1]]], correction=False)
+    assert row.pvalue == pytest.approx(expected.pvalue)
+    assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.0, Verdict.PASS), (-0.2, Verdict.INCONCLUSIVE)])
+def test_an_effect_that_wears_off_is_named(slope: float, verdict: Verdict) -> None:
+    metric = Metric("money", "mean", "revenue", role="goal", window_days=7)
+    units = normal(5, effect=0.3)
+    units["trend money"] = np.random.default_rng(6).normal(0, 1, 4000) + slope * (units["variant"] == "t")
+    found = read(experiment(metric), units)
+    [row] = checks(found.checks, "trend")
+    assert (row.verdict, row.decides) == (verdict, False)
+    assert row.value == pytest.approx(slope, abs=0.15)
+    assert any("what was measured is not what stays" in reason for reason in found.reasons) == (slope < 0)
+
+
+def test_untriggered_units_that_differ_and_unequal_triggering_make_an_experiment_invalid() -> None:
+    rng = np.random.default_rng(7)
+    spec, units = experiment(MONEY, trigger="x"), normal(8, n=4000)
+    treated = units["variant"] == "t"
+    alike = np.where(rng.random(8000) < 0.3, "yes", "no")
+    clean = read(spec, units | {"triggered": alike})
+    assert {row.verdict for row in checks(clean.checks, "trigger") + checks(clean.checks, "trigger complement")} == {
+        Verdict.PASS
+    }
+    moved = units["revenue"] + 0.5 * (treated & (alike == "no"))
+    [row] = checks(read(spec, units | {"triggered": alike, "revenue": moved}).checks, "trigger complement")
+    assert (row.verdict, row.decides) == (Verdict.BREACH, True)
+    unequal = np.where(rng.random(8000) < np.where(treated, 0.4, 0.3), "yes", "no")
+    [row] = checks(read(spec, units | {"triggered": unequal}).checks, "trigger")
+    assert (row.verdict, row.decides) == (Verdict.BREACH, True)
+
+
+def test_effects_that_differ_over_slices_warn_and_opposite_ones_are_said_to_be() -> None:
+    rng = np.random.default_rng(9)
+    units = normal(10, n=4000)
+    units["device"] = rng.choice(["ios", "tv"], 8000)
+    units["revenue"] = units["revenue"] + np.where(units["device"] == "tv", -0.8, 0.8) * (units["variant"] == "t")
+    rows = interactions(states(spec := experiment(MONEY, slices=DEVICE), units), spec)
+    by_method = {row.method: row for row in rows}
+    assert {row.verdict for row in rows} == {Verdict.INCONCLUSIVE}
+    assert "not the same by device" in by_method["Cochran's Q"].reason
+    assert "some gain and others lose by device" in by_method["Gail-Simon"].reason
+    assert not any(row.decides for row in rows)
+
+
+def test_an_interaction_with_another_experiment_is_found_and_units_outside_it_are_left_out() -> None:
+    rng = np.random.default_rng(11)
+    units = normal(12, n=4000)
+    units["banner"] = rng.choice(["control", "treatment", "(none)"], 8000)
+    both = (units["banner"] == "treatment") & (units["variant"] == "t")
+    spec = experiment(MONEY)
+    clean = interactions(states(spec, units, ("banner",)), spec)
+    assert {row.verdict for row in clean} == {Verdict.PASS}
+    units["revenue"] = units["revenue"] - 1.0 * both
+    found = interactions(states(spec, units, ("banner",)), spec)
+    row = next(row for row in found if row.method == "Cochran's Q")
+    assert (row.check, row.slice_key, row.verdict) == ("interaction", "experiment banner", Verdict.INCONCLUSIVE)
+    assert row.n_units == (units["banner"] != "(none)").sum()
+
+
+def crossed(seed: int, loss: float) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = 12_000
+    units = normal(seed, n=n // 2)
+    units["device"] = rng.choice(["ios", "tv", "pc"], n)
+    units["region"] = rng.choice(["eu", "us"], n)
+    units["half"] = rng.choice(["0", "1"], n)
+    worst = (units["device"] == "tv") & (units["region"] == "us")
+    units["revenue"] = units["revenue"] - loss * (worst & (units["variant"] == "t"))
+    return units
+
+
+SEARCHED = Slicing({"device": "features.device", "region": "features.region"}, ((("device",)),))
+
+
+def test_the_worst_crossing_is_found_on_one_half_and_confirmed_on_the_other() -> None:
+    spec = experiment(MONEY, slices=SEARCHED, search=Search(("device", "region"), depth=2))
+    rows = worst_slices(states(spec, crossed(13, loss=1.5)), spec)
+    row = rows[0]
+    assert Slice(row.slice_key, row.slice_value) == ("device x region", "tv x us")
+    assert (row.verdict, row.decides) == (Verdict.BREACH, False)
+    assert row.value == pytest.approx(-1.5, abs=0.5)
+    assert "loses, found and confirmed" in row.reason
+
+
+def test_a_search_without_a_loss_confirms_at_its_level() -> None:
+    spec = experiment(MONEY, slices=SEARCHED, search=Search(("device", "region"), depth=2))
+    n = 150
+    alarms = sum(
+        any(row.verdict is Verdict.BREACH for row in worst_slices(states(spec, crossed(seed, loss=0.0)), spec))
+        for seed in range(n)
+    )
+    assert alarms <= stats.binom.ppf(0.999, n, 0.05)
+
+
+def test_small_slices_are_not_searched() -> None:
+    search = Search(("device", "region"), depth=2, min_units=100_000)
+    spec = experiment(MONEY, slices=SEARCHED, search=search)
+    assert worst_slices(states(spec, crossed(14, loss=1.5)), spec) == []
