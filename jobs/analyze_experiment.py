@@ -39,6 +39,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
             max_values=limits.max_values,
             others=experiments.others(lake.read("exposures", inputs["exposures"]), experiment),
             rejects=lake.read("inference_log_rejects", inputs["inference_log_rejects"]),
+            histograms=conf.columns.histograms,
         )
         found = readout(states, experiment, as_of.date())
         where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}

@@ -5,11 +5,13 @@ is one decorated function: conf validation, the Spark reduction and the readout 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
-from mltrust.states.moments import Moments
+import numpy as np
+
+from mltrust.states.moments import FloatArray, Moments
 from mltrust.stats.means import Arm, Comparison, Margin, mean_arm, proportion, welch
 from mltrust.stats.ratios import ratio_arm
 
@@ -76,6 +78,37 @@ def prediction_columns(name: str) -> tuple[str, ...]:
     return tuple(f"{name}_{column}" for column in PREDICTION_COLUMNS)
 
 
+@dataclass(frozen=True, slots=True)
+class HistogramColumn:
+    """A column that counts a unit's rows by the cells in which the SQL expression `value` lies, for quantiles.
+
+    `n_cells` cells from `low` to `high`, of equal width, or with `scale: log` of equal ratio, and one on either side.
+    A quantile is known as closely as a cell is wide. Rows without a value are not counted.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    value: str
+    low: float
+    high: float
+    n_cells: int = 200
+    scale: Literal["log", "linear"] = "log"
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low}, expected below high, which is {self.high}")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low is {self.low}, expected above 0 on the scale log; say linear otherwise")
+        if not 2 <= self.n_cells <= 10_000:
+            raise ValueError(f"n_cells is {self.n_cells}, expected 2 to 10,000")
+
+    def edges(self) -> FloatArray:
+        """The edges of all cells, ascending, from -inf to inf: cell i holds values in (edges[i], edges[i + 1]]."""
+        space = np.geomspace if self.scale == "log" else np.linspace
+        inner = space(self.low, self.high, self.n_cells + 1)
+        return np.concatenate(([-np.inf], inner, [np.inf]))
+
+
 RESERVED = frozenset(
     (
         "experiment_id",
@@ -95,26 +128,32 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class MetricColumns:
-    """Metric columns of one log, one DOUBLE each in unit_days, declared once for all its experiments."""
+    """Metric columns of one log, declared once for all its experiments.
+
+    In unit_days they are one DOUBLE each, histograms a MAP from cells to numbers of rows.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     requests: dict[str, RequestColumn] = field(default_factory=dict)
     outcomes: dict[str, OutcomeColumn] = field(default_factory=dict)
     predictions: dict[str, PredictionColumns] = field(default_factory=dict)
+    histograms: dict[str, HistogramColumn] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if twice := [name for name, n in Counter(self.names()).items() if n > 1]:
+        if twice := [name for name, n in Counter((*self.names(), *self.histograms)).items() if n > 1]:
             raise ValueError(
-                f"{', '.join(sorted(twice))}: declared twice among requests, outcomes and the columns of predictions"
+                f"{', '.join(sorted(twice))}: declared twice among requests, outcomes, histograms and the columns of "
+                "predictions"
             )
-        for name in (*self.names(), *self.predictions):
+        for name in (*self.names(), *self.predictions, *self.histograms):
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(
                     f"column {name!r}: expected letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
                 )
 
     def names(self) -> tuple[str, ...]:
+        """The columns that are sums."""
         of_predictions = (column for name in self.predictions for column in prediction_columns(name))
         return (*self.requests, *self.outcomes, *of_predictions)
 
@@ -147,7 +186,8 @@ class Metric:
     counts to as_of. `margin` is the harm that a guardrail must exclude. `missing`: a unit without a value counts as
     zero, or is left out. Within `equivalence` of one another the arms count as the same. `prior_sd` is the standard
     deviation of the effects that one expects, about none, absolute or relative to the control; without it the prior
-    is flat. `cap` cuts off the sums of single units, whose tail would drown everything else.
+    is flat. `cap` cuts off the sums of single units, whose tail would drown everything else. `level` is that of a
+    quantile, 0.9 for the 90th percentile.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -165,13 +205,17 @@ class Metric:
     equivalence: Margin | None = None
     prior_sd: Margin | None = None
     cap: Cap | None = None
+    level: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(sorted(KINDS))}")
         needs = KINDS[self.kind].needs
-        if ("denominator" in needs) != (self.denominator is not None):
-            raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
+        for name in ("denominator", "level"):
+            if (name in needs) != (getattr(self, name) is not None):
+                raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
+        if self.level is not None and not 0 < self.level < 1:
+            raise ValueError(f"level is {self.level}, expected between 0 and 1: 0.9 for the 90th percentile")
         if self.role == "guardrail" and self.margin is None:
             raise ValueError(f"guardrail {self.name!r} has no margin: say which harm it must exclude")
         if self.cap is not None and (self.denominator is not None or KINDS[self.kind].unit_value != "sum"):
@@ -183,6 +227,14 @@ class Metric:
         """The metric columns that it reads."""
         return (self.numerator,) if self.denominator is None else (self.numerator, self.denominator)
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether it is of the rows of units, and not of a value that each unit has."""
+        return KINDS[self.kind].unit_value == "rows"
+
+
+UnitValue = Literal["sum", "any", "rows"]
+
 
 class ToArm(Protocol):
     def __call__(self, state: Moments, metric: Metric, /) -> Arm: ...
@@ -193,10 +245,10 @@ class Compare(Protocol):
 
 
 class Kind(NamedTuple):
-    """A kind of metric. `unit_value`: whether a unit's sum itself is observed, or only that it is above 0."""
+    """A kind of metric. `unit_value`: whether a unit's sum is observed, only that it is above 0, or all its rows."""
 
     needs: tuple[str, ...]
-    unit_value: Literal["sum", "any"]
+    unit_value: UnitValue
     arm: ToArm
     compare: Compare
 
@@ -208,7 +260,7 @@ def kind(
     name: str,
     *,
     needs: tuple[str, ...] = ("numerator",),
-    unit_value: Literal["sum", "any"] = "sum",
+    unit_value: UnitValue = "sum",
     compare: Compare = welch,
 ) -> Callable[[ToArm], ToArm]:
     """Registers a function from the moments of a metric's columns to an arm as the metric kind `name`."""
@@ -241,6 +293,17 @@ def ratio(state: Moments, metric: Metric) -> Arm:
     return ratio_arm(state, metric.numerator, metric.denominator)
 
 
-def unknown_columns(metric: Metric, columns: Mapping[str, object] | tuple[str, ...]) -> list[str]:
+#: The columns of a unit of which the state of a quantile is: its rows at or below the arm's quantile, and all.
+BELOW, ROWS = "below", "rows"
+
+
+@kind("quantile", needs=("numerator", "level"), unit_value="rows")
+def share_below(state: Moments, metric: Metric) -> Arm:
+    """Share of the rows at or below a value, over units: how far a quantile is known follows from it."""
+    return ratio_arm(state, BELOW, ROWS)
+
+
+def unknown_columns(metric: Metric, columns: MetricColumns) -> list[str]:
     """Columns that the metric reads and nobody declared."""
-    return [name for name in metric.columns() if name not in columns and name not in BUILT_IN_COLUMNS]
+    declared = columns.histograms if metric.of_rows else (*columns.names(), *BUILT_IN_COLUMNS)
+    return [name for name in metric.columns() if name not in declared]

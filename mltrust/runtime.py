@@ -121,7 +121,7 @@ def lakehouse(spark: SparkSession, conf: Conf) -> Lakehouse:
         conf.contract,
         root=settings.root,
         catalog=settings.catalog,
-        metric_columns=conf.columns.names(),
+        metric_columns=conf.columns,
         keep_days={"audit": settings.retention.audit_days, "rebuild": settings.retention.rebuild_days},
     )
 

@@ -88,14 +88,19 @@ def count_files(spark: "SparkSession") -> CountFiles:
                 if table and metric.name() == "number of files read" and value.isDefined():
                     files.add(table[1], int(value.get().replace(",", "")))
 
+    def ids() -> list[int]:
+        executions = store.executionsList()
+        return [executions.apply(at).executionId() for at in range(executions.size())]
+
     @contextmanager
     def counting() -> Iterator[FilesRead]:
-        seen, files = store.executionsList().size(), FilesRead()
+        # By id: the list forgets its oldest ones.
+        before, files = max(ids(), default=-1), FilesRead()
         spark.conf.set("spark.sql.maxMetadataStringLength", "1000")  # else long paths are cut
         yield files
         spark.conf.unset("spark.sql.maxMetadataStringLength")
-        executions = store.executionsList()
-        for at in range(seen, executions.size()):
-            of_execution(executions.apply(at).executionId(), files)
+        for execution in ids():
+            if execution > before:
+                of_execution(execution, files)
 
     return counting

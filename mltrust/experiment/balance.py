@@ -81,7 +81,7 @@ def _timing(states: ExperimentStates, experiment: Experiment) -> Finding:
 
 def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm have a window behind them; one test per length of window."""
-    windows = {metric.window_days: mature_block(metric) for metric in experiment.metrics if metric.window_days}
+    windows = {metric.window_days: mature_block(metric) for metric in experiment.unit_metrics if metric.window_days}
     for days, mature in sorted(windows.items()):
         shares = [
             _Share(arm, n - states.overall.count(mature, arm), n)
@@ -93,7 +93,7 @@ def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[Fi
 
 def _missingness(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm lack a value, for metrics that leave such units out."""
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         if metric.missing == "exclude":
             yield _of_shares(metric.name, list(_missing(states, experiment, metric)), "units without a value")
 

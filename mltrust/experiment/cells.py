@@ -7,11 +7,12 @@ from itertools import accumulate, combinations
 from operator import add
 from typing import NamedTuple
 
-from mltrust.experiment.spec import Search
+from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import KINDS, Metric
 from mltrust.slices import OVERALL, Slice, name_slice
-from mltrust.states.moments import Moments, merge
+from mltrust.states.moments import Moments, weighted
 from mltrust.states.replicates import Replicates
+from mltrust.stats.quantiles import OrderStatistics
 
 #: The block that counts all units.
 UNITS = "units"
@@ -19,6 +20,8 @@ UNITS = "units"
 PAST = "past"
 #: Keys of a cell beside the slice attributes. `crossed`: whether its units were seen in more than one variant.
 ARM_KEYS = ("variant", "phase", "crossed")
+#: One key more where units are a sample: how many units each stands for.
+WEIGHT = "weight"
 #: The key of cells by the day of first exposure.
 DAY = "exposure_day"
 #: The key of cells by whether the trigger ever held for a unit, and by the half of units that a search takes.
@@ -36,16 +39,25 @@ SQUARES, TREND = "squares", "trend"
 
 
 class Arm(NamedTuple):
-    """Units of a slice that are kept apart: of one variant, first exposed in one phase, crossed or not."""
+    """Units of a slice that are kept apart: of one variant, first exposed in one phase, crossed or not.
+
+    Where units are a sample, each stands for `weight` units.
+    """
 
     variant: str
     phase: int
     crossed: bool
+    weight: float = 1.0
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> "Arm":
-        """The arm of a cell by its values of ARM_KEYS."""
-        return cls(values["variant"], int(values["phase"]), values["crossed"] == YES)
+        """The arm of a cell by its values of `arm_keys`."""
+        return cls(values["variant"], int(values["phase"]), values["crossed"] == YES, float(values.get(WEIGHT, "1")))
+
+
+def arm_keys(experiment: Experiment) -> tuple[str, ...]:
+    """The keys of a cell that say which arm it is of."""
+    return ARM_KEYS if experiment.sample is None else (*ARM_KEYS, WEIGHT)
 
 
 Blocks = Mapping[str, Moments]
@@ -129,7 +141,7 @@ class SliceStates:
 
     def count(self, block: str, arm: str, phases: Collection[int] | None = None) -> int:
         """Units of an arm in a block, of some phases or of all."""
-        return sum(blocks[block].n for blocks in self._of(arm, phases))
+        return sum(blocks[block].n for _, blocks in self._of(arm, phases))
 
     def moments(self, metric: Metric, arm: str, phases: Collection[int] | None = None) -> Moments:
         """The state of a metric's columns and covariates in an arm, of some phases or of all."""
@@ -140,12 +152,16 @@ class SliceStates:
         return self._merged(name, (), arm, phases)
 
     def _merged(self, block: str, columns: tuple[str, ...], arm: str, phases: Collection[int] | None) -> Moments:
-        found = [blocks[block] for blocks in self._of(arm, phases) if block in blocks]
-        return merge(found, found[0].columns if found else columns)
+        parts: dict[float, Moments] = {}
+        for its, blocks in self._of(arm, phases):
+            if block in blocks:
+                known, state = parts.get(its.weight), blocks[block]
+                parts[its.weight] = state if known is None else known + state
+        return weighted(parts, next(iter(parts.values())).columns if parts else columns)
 
-    def _of(self, arm: str, phases: Collection[int] | None) -> list[Blocks]:
+    def _of(self, arm: str, phases: Collection[int] | None) -> list[tuple[Arm, Blocks]]:
         return [
-            blocks
+            (its, blocks)
             for its, blocks in sorted(self.blocks.items(), key=lambda item: item[0])
             if its.variant == arm and (phases is None or its.phase in phases)
         ]
@@ -156,6 +172,16 @@ class Resalted(NamedTuple):
 
     replicates: Replicates
     centre: tuple[float, ...]
+
+
+class RowStates(NamedTuple):
+    """One slice for quantiles: over units the rows at or below the quantile of their arm, and all their rows.
+
+    `order` holds the order statistics of all rows of an arm, by metric and variant.
+    """
+
+    units: SliceStates
+    order: Mapping[tuple[str, str], OrderStatistics]
 
 
 Crossings = Mapping[Slice, SliceStates]
@@ -184,6 +210,7 @@ class ExperimentStates:
     the trigger held and those for which it never did, `overlaps` the units of another experiment by its variants,
     `buckets` the numbers of units in a bucket and of those that the declared hash puts there. `halves` are the slices
     of every crossing that a search looks at, found on the first half of the units and confirmed on the second.
+    `quantiles` holds the states of quantiles, overall and of the declared sets.
     `rejects` counts records of each arm that ingest refused. `replicates` holds the metrics' blocks of all units if
     the conf asks for resampling, `fairness`, per slice of its attributes, the columns of predictions by variant and
     phase, `resalted` the A/A tests by metric, if the conf asks for them. `note` says in words what the reduction left
@@ -199,6 +226,7 @@ class ExperimentStates:
     overlaps: Mapping[str, Mapping[str, SliceStates]] = field(default_factory=dict)
     buckets: Mapping[str, Bucket] = field(default_factory=dict)
     halves: tuple[Crossings, Crossings] = field(default_factory=lambda: ({}, {}))
+    quantiles: Mapping[Slice, RowStates] = field(default_factory=dict)
     rejects: Mapping[str, int] = field(default_factory=dict)
     resalted: Mapping[str, Resalted] = field(default_factory=dict)
     replicates: Mapping[Arm, Mapping[str, Replicates]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from math import isnan, nan
 from typing import NamedTuple
 
 from mltrust.experiment.cells import UNITS, ExperimentStates, mature_block, rests_of
+from mltrust.experiment.quantiles import overall_quantiles, slice_quantiles
 from mltrust.experiment.readings import Reading, overall_readings, slice_readings
 from mltrust.experiment.spec import Experiment
 from mltrust.experiment.sufficiency import too_small
@@ -76,7 +77,7 @@ def effects(states: ExperimentStates, experiment: Experiment, as_of: date) -> li
     """All units by every method, the leading one first; then every slice by the leading fixed one."""
     rows = [
         row
-        for readings in overall_readings(states, experiment, as_of).values()
+        for readings in _overall_readings(states, experiment, as_of)
         for row in _overall_families(readings, experiment)
     ]
     if experiment.unit == "bucket_id":  # slices vary within a bucket
@@ -84,12 +85,25 @@ def effects(states: ExperimentStates, experiment: Experiment, as_of: date) -> li
     for sets in states.nested():
         slices = [each for those in sets for each in those]
         rests = [each for those in sets for each in rests_of(those)]
-        for metric in experiment.metrics:
+        for metric in experiment.unit_metrics:
             family = slice_readings(slices, experiment, metric)
-            judged = _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
             others = slice_readings(rests, experiment, metric)
-            rows += _beside_rests(judged, family, others, [len(those) for those in sets])
+            rows += _beside_rests(_of_slices(family, experiment), family, others, [len(those) for those in sets])
+        for metric in experiment.quantiles:
+            rows += _of_slices(
+                slice_quantiles(states, experiment, metric, [each.slice for each in slices]), experiment
+            )
     return rows
+
+
+def _overall_readings(states: ExperimentStates, experiment: Experiment, as_of: date) -> list[list[Reading]]:
+    """Readings of all units by method, the leading one first; quantiles have but one."""
+    leading, *others = overall_readings(states, experiment, as_of).values()
+    return [[*leading, *overall_quantiles(states, experiment)], *others]
+
+
+def _of_slices(family: Sequence[Reading], experiment: Experiment) -> list[Effect]:
+    return _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
 
 
 def _beside_rests(
@@ -201,7 +215,7 @@ def _could_show(reading: Reading, experiment: Experiment) -> str:
 def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
     """The verdict of one effect: pass where the wanted claim is shown, breach where harm is, else inconclusive."""
     metric, compared, alpha = reading.metric, reading.comparison, experiment.alpha
-    if lacks := too_small(metric, compared, experiment):
+    if lacks := reading.lacks or too_small(metric, compared, experiment):
         return Verdict.INCONCLUSIVE, lacks + _could_show(reading, experiment)
     if isnan(qvalue):
         return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"

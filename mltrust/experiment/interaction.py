@@ -79,7 +79,7 @@ def _opposed(parts: _Parts, experiment: Experiment) -> Iterator[Finding]:
 
 def _comparisons(parts: _Parts, experiment: Experiment) -> Iterator[tuple[Metric, str, list[tuple[str, Comparison]]]]:
     """Per metric and treatment the comparison in every part that is large enough."""
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         for treatment in experiment.treatments if metric.role != "diagnostic" else ():
             each = [
                 (value, compared(states, experiment, metric, treatment))

@@ -86,14 +86,16 @@ def fixed(
         pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in by_phase]).pairs]
         comparison = post_stratified(pairs, alpha=alpha)
     else:
-        compare = welch if by_past else KINDS[metric.kind].compare
+        # Shares of weighted units have the variance of their weights, not that of a share.
+        compare = welch if by_past or experiment.sample is not None else KINDS[metric.kind].compare
         comparison = compare(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha)
     if by_past:
         comparison = comparison._replace(method="cuped" if len(pairs) == 1 else "cuped, post-stratified")
-    return _compared(comparison, pairs, metric, df)
+    return with_margins(comparison, pairs, metric, df)
 
 
-def _compared(comparison: Comparison, pairs: Sequence[Pair], metric: Metric, df: float | None) -> Compared:
+def with_margins(comparison: Comparison, pairs: Sequence[Pair], metric: Metric, df: float | None) -> Compared:
+    """A comparison of these pairs of arms with what it says of the metric's margins."""
     shifted = _from_margin(metric, pairs, df)
     excluded = nan if shifted is None else one_sided_pvalue(shifted, increase=metric.direction == "increase")
     half_width = (comparison.ci_high - comparison.ci_low) / 2
@@ -119,7 +121,7 @@ def by_slices(slices: Sequence[SliceStates], experiment: Experiment, metric: Met
     moments = [tuple(each.moments(metric, arm, phases) for arm in (experiment.control, treatment)) for each in slices]
     to_arms = plain(metric)
     pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in moments]).pairs]
-    return _compared(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None)
+    return with_margins(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None)
 
 
 def value_limits(metric: Metric) -> tuple[float, float] | None:

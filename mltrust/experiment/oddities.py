@@ -42,7 +42,7 @@ def oddities(states: ExperimentStates, experiment: Experiment, effects: Sequence
 
 def _caps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm were cut off: if not, the cap hides a part of the effect."""
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         if metric.cap is None:
             continue
         capped = [states.whole.count(capped_block(metric), arm) for arm in experiment.arms]
@@ -84,7 +84,7 @@ def _twyman(effects: Sequence[Effect]) -> Iterator[Check]:
 
 
 def _skews(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         for treatment in experiment.treatments if has_squares(metric) else ():
             phases = experiment.comparable_phases(treatment)
             control, treated = (
@@ -111,7 +111,7 @@ def _skews(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:
 
 def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether the effect changes over the days since exposure: novelty wears off, or has to be learnt."""
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         for treatment in experiment.treatments if has_trend(metric) else ():
             phases = experiment.comparable_phases(treatment)
             control, treated = (
@@ -150,7 +150,7 @@ def _untriggered(states: ExperimentStates, experiment: Experiment) -> list[Check
             treatment=treatment,
             value=test.effect,
         )
-        for metric in experiment.metrics
+        for metric in experiment.unit_metrics
         for treatment in experiment.treatments
         for test in [compared(states.triggered.complement, experiment, metric, treatment)]
     ]

@@ -16,13 +16,13 @@ _GAP_LEVEL = 0.01
 
 
 def paradoxes(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """The gap of every goal and secondary metric, per declared set of attributes."""
-    if experiment.unit == "bucket_id":
+    """The gap of every goal and secondary metric, per declared set of attributes; none of weighted units."""
+    if experiment.unit == "bucket_id" or experiment.sample is not None:
         return []
     return [
         _simpson_row(_gap(slices, experiment, treatment, metric), attributes, treatment, metric)
         for attributes, slices in states.sets.items()
-        for metric in experiment.metrics
+        for metric in experiment.unit_metrics
         # The gap is one of unit-weighted means; the pool of a ratio is weighted by its denominator.
         if metric.role in ("goal", "secondary") and metric.denominator is None
         for treatment in experiment.treatments

@@ -107,7 +107,7 @@ def _of_slice(
 ) -> Iterator[Prospect]:
     durations = range(trial.maturing + 1, experiment.plan.max_weeks + 1)
     share = sum(coming.observed) / sum(overall.observed) if sum(overall.observed) else nan
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         n_family = _family(metric, experiment, states.slice, n_in_level)
         own = replace(experiment, alpha=experiment.alpha / n_family)
         each = {weeks: expected(states, own, trial, metric, coming, weeks) for weeks in durations}
@@ -123,7 +123,7 @@ def _family(metric: Metric, experiment: Experiment, of: Slice, n_in_level: int) 
         return n_in_level * len(experiment.treatments)
     if metric.role == "goal":
         return len(experiment.treatments)
-    return sum(other.role == metric.role for other in experiment.metrics) * len(experiment.treatments)
+    return sum(other.role == metric.role for other in experiment.unit_metrics) * len(experiment.treatments)
 
 
 class _Design(NamedTuple):

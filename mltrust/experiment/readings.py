@@ -24,7 +24,10 @@ from mltrust.stats.means import Comparison
 
 
 class Reading(NamedTuple):
-    """A comparison before its family and its verdict are known; `leads` where the conf decides by its method."""
+    """A comparison before its family and its verdict are known; `leads` where the conf decides by its method.
+
+    `lacks` says in words why there can be no verdict, '' where there can.
+    """
 
     metric: Metric
     treatment: str
@@ -32,6 +35,7 @@ class Reading(NamedTuple):
     compared: Compared
     leads: bool
     variance_reduction: float = nan
+    lacks: str = ""
 
     @property
     def comparison(self) -> Comparison:
@@ -47,7 +51,7 @@ def overall_readings(states: ExperimentStates, experiment: Experiment, as_of: da
     found: dict[str, list[Reading]] = {"leading": [], "by past": [], "plain": []}
     known = looks(states, experiment) if experiment.inference != "fixed" else None
     by_past = experiment.pre_days is not None
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         for treatment in experiment.treatments:
             plain = _fixed(states.overall, experiment, metric, treatment, by_past=False)
             best = _fixed(states.overall, experiment, metric, treatment, by_past=True) if by_past else plain
@@ -108,7 +112,7 @@ def _sequential(known: Looks, experiment: Experiment, best: Reading, as_of: date
 
 
 def _each(experiment: Experiment) -> Iterator[tuple[Metric, str]]:
-    return ((metric, treatment) for metric in experiment.metrics for treatment in experiment.treatments)
+    return ((metric, treatment) for metric in experiment.unit_metrics for treatment in experiment.treatments)
 
 
 def _without_crossed(states: ExperimentStates, experiment: Experiment) -> Iterator[Reading]:
@@ -132,7 +136,7 @@ def _post_stratified(
     names: Sequence[str], slices: Sequence[SliceStates], states: ExperimentStates, experiment: Experiment
 ) -> Iterator[Reading]:
     """Within the slices of a declared set, as if every slice had its share of the units in both arms."""
-    if experiment.unit == "bucket_id" or len(slices) < 2:
+    if experiment.unit == "bucket_id" or experiment.sample is not None or len(slices) < 2:
         return
     for metric, treatment in _each(experiment):
         if metric.denominator is not None or experiment.ratio_changes(treatment):
@@ -147,7 +151,9 @@ def _bounds(states: ExperimentStates, experiment: Experiment) -> Iterator[Readin
     """With all missing values as bad for the treatment as they can be, and as good: what holds whatever they are."""
     for metric, treatment in _each(experiment):
         limits = value_limits(metric)
-        if limits is None or metric.missing != "exclude" or experiment.ratio_changes(treatment):
+        if limits is None or metric.missing != "exclude" or experiment.sample is not None:
+            continue
+        if experiment.ratio_changes(treatment):
             continue
         compared = whatever_is_missing(states.overall, experiment, metric, treatment, limits)
         if compared is not None:

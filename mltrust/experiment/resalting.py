@@ -26,7 +26,7 @@ def resaltings(states: ExperimentStates, experiment: Experiment) -> list[Check]:
     """The Kolmogorov-Smirnov test of the p-values of every metric, where the conf asks for it."""
     family = [
         _finding(metric, found, experiment)
-        for metric in experiment.metrics
+        for metric in experiment.unit_metrics
         if (found := states.resalted.get(metric.name)) is not None
     ]
     return judged("A/A", "re-salting", family, level=experiment.srm_alpha)

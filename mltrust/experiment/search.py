@@ -41,7 +41,7 @@ def worst_slices(states: ExperimentStates, experiment: Experiment) -> list[Check
         return []
     found = [
         each
-        for metric in experiment.metrics
+        for metric in experiment.unit_metrics
         for treatment in experiment.treatments
         if metric.role in ("goal", "guardrail")
         for each in _search(*states.halves, experiment, experiment.search, metric, treatment)

@@ -68,6 +68,27 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample of the units, for a cheaper analysis: of every stratum the share `rate`, and at least `min_units`.
+
+    Strata are the units of each combination of values of the slice attributes `by`. A unit stands for as many as
+    there are for each that is drawn from its stratum.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rate: float
+    by: tuple[str, ...] = ()
+    min_units: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ValueError(f"rate is {self.rate}, expected a share of the units above 0 and below 1")
+        if self.min_units < 0:
+            raise ValueError(f"min_units is {self.min_units}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment.
 
@@ -80,6 +101,8 @@ class Experiment:
     `group_sequential` after every week; both need windows. `horizon` is the number of units, of all arms, for which
     sequential tests are sharpest. With `resampling` the overall effects are given by that method too, from
     `replicates` of the units. With `fairness` predictions are compared over slices.
+
+    With `sample` not all units are read, and those that are have weights.
 
     `trigger` is a SQL expression on a record: units for which it ever held, in any arm, are also read alone.
     `served_by` names the model versions that may answer each arm, `assignment` how units came to their buckets,
@@ -105,6 +128,7 @@ class Experiment:
     resampling: Resampling | None = None
     replicates: int | None = None
     fairness: Fairness | None = None
+    sample: Sample | None = None
     rules: Rules = field(default_factory=Rules)
     trigger: str | None = None
     served_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -159,14 +183,28 @@ class Experiment:
                 raise ValueError(f"fairness: {', '.join(sorted(strange))} is no attribute of slices")
             if self.unit == "bucket_id":
                 raise ValueError("fairness: the units are buckets, and slices vary within a bucket")
+        if self.sample is not None:
+            if strange := set(self.sample.by) - set(self.slices.attributes):
+                raise ValueError(f"sample: {', '.join(sorted(strange))} is none of slices.attributes")
+            no_weights = {
+                "quantiles": self.quantiles,
+                "resampling": self.resampling,
+                "salts": self.salts,
+                "fairness": self.fairness,
+                f"inference {self.inference}": self.inference != "fixed",
+                "the unit bucket_id": self.unit == "bucket_id",
+                "a ratio of the arms that changes": any(map(self.ratio_changes, self.treatments)),
+            }
+            if together := [name for name, given in no_weights.items() if given]:
+                raise ValueError(f"sample: {', '.join(together)} cannot be had from weighted units")
         if self.pre_days is not None and self.pre_days < 1:
             raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
         if self.pre_days is None and self.covariates:
             raise ValueError("covariates without pre_days; say how many days before exposure they are summed over")
         if self.pre_days is not None and self.unit not in (None, "unit_id"):
             raise ValueError(f"pre_days: a {self.unit} has no past; only the unit unit_id has covariates")
-        if not self.metrics:
-            raise ValueError("metrics is empty")
+        if not self.unit_metrics:
+            raise ValueError("metrics has no metric of units; expected one beside quantiles, or any at all")
         if twice := [name for name, n in Counter(metric.name for metric in self.metrics).items() if n > 1]:
             raise ValueError(f"metrics: {', '.join(twice)} declared twice")
         if self.unit == "bucket_id" and (shares := [each.name for each in self.metrics if each.kind == "proportion"]):
@@ -183,6 +221,11 @@ class Experiment:
                 raise ValueError(
                     f"inference {self.inference}: {', '.join(growing)} decides and has no window_days; a value that "
                     "still grows cannot be read at several looks"
+                )
+            if skipping := [each.name for each in self.quantiles if each.name in deciding]:
+                raise ValueError(
+                    f"inference {self.inference}: {', '.join(skipping)} decides and is a quantile, which has no test "
+                    "for several looks"
                 )
         if strange := set(self.served_by) - set(self.arms):
             raise ValueError(f"served_by names {', '.join(sorted(strange))}, which is none of the arms")
@@ -206,6 +249,15 @@ class Experiment:
     @property
     def treatments(self) -> tuple[str, ...]:
         return tuple(arm for arm in self.arms if arm != self.control)
+
+    @property
+    def unit_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of a value that each unit has: all but quantiles, which are of rows."""
+        return tuple(metric for metric in self.metrics if not metric.of_rows)
+
+    @property
+    def quantiles(self) -> tuple[Metric, ...]:
+        return tuple(metric for metric in self.metrics if metric.of_rows)
 
     @property
     def start(self) -> date:
@@ -236,7 +288,7 @@ class Experiment:
 
     def all_past_columns(self) -> tuple[str, ...]:
         """`past_columns` of every metric."""
-        return tuple(dict.fromkeys(column for metric in self.metrics for column in self.past_columns(metric)))
+        return tuple(dict.fromkeys(column for metric in self.unit_metrics for column in self.past_columns(metric)))
 
     def comparable_phases(self, treatment: str) -> list[int]:
         """The phases (by date) in which both the treatment and the control had units to compare."""
@@ -263,6 +315,7 @@ class Experiment:
     def problems(self, columns: MetricColumns, attributes: Collection[str]) -> list[str]:
         """What does not fit the metric columns of the log, or the columns that a slice attribute can be."""
         unknown_covariates = [name for name in self.covariates if name not in (*columns.names(), *BUILT_IN_COLUMNS)]
+        none = "(none declared)"
         near = {
             name: difflib.get_close_matches(column, attributes, 1) for name, column in self.slices.attributes.items()
         }
@@ -274,10 +327,11 @@ class Experiment:
                 if column not in attributes
             ]
             + [
-                f"metrics.{metric.name}: {', '.join(unknown)} is no metric column of log {self.log!r}; "
-                f"expected one of {', '.join(columns.names()) or '(none declared)'}"
+                f"metrics.{metric.name}: {', '.join(unknown)} is no "
+                f"{'histogram' if metric.of_rows else 'metric column'} of log {self.log!r}; "
+                f"expected one of {', '.join(columns.histograms if metric.of_rows else columns.names()) or none}"
                 for metric in self.metrics
-                if (unknown := unknown_columns(metric, columns.names()))
+                if (unknown := unknown_columns(metric, columns))
             ]
             + [
                 f"covariates: {name} is no metric column of log {self.log!r}; "
@@ -286,7 +340,7 @@ class Experiment:
             ]
             + [
                 f"fairness.predictions: {each.predictions!r} is no prediction of log {self.log!r}; "
-                f"expected one of {', '.join(columns.predictions) or '(none declared)'}"
+                f"expected one of {', '.join(columns.predictions) or none}"
                 for each in [self.fairness]
                 if each is not None and each.predictions not in columns.predictions
             ]

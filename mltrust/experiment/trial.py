@@ -25,7 +25,7 @@ class History(NamedTuple):
 
 def maturing_weeks(experiment: Experiment) -> int:
     """Whole weeks after an arrival until every window is over; 0 where none is longer than a day."""
-    longest = max(metric.window_days or 1 for metric in experiment.metrics)
+    longest = max(metric.window_days or 1 for metric in experiment.unit_metrics)
     return -(-(longest - 1) // _WEEK.days)
 
 
@@ -89,7 +89,7 @@ class Trial:
         start = as_of - weeks * _WEEK
         metrics = tuple(
             each
-            for metric in experiment.metrics
+            for metric in experiment.unit_metrics
             for each in ([metric] if metric.window_days else [_upto(metric, week) for week in range(1, weeks + 1)])
         )
         tried = replace(
@@ -106,7 +106,7 @@ class Trial:
 
     def copies(self) -> dict[str, tuple[str, date]]:
         """Columns of the copies: the column that each is made of, and the day before which it counts."""
-        growing = [metric for metric in self.experiment.metrics if metric.window_days is None]
+        growing = [metric for metric in self.experiment.unit_metrics if metric.window_days is None]
         names = {name for metric in growing for name in metric.columns()}
         parts = {name: name.rpartition(_UPTO) for name in sorted(names)}
         return {name: (of, self.start + int(week) * _WEEK) for name, (of, _, week) in parts.items()}

@@ -1,11 +1,11 @@
 """What every table of a log holds: columns, keys, constraints, partitions and retention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from mltrust.contract import Contract, FeatureType
-from mltrust.metrics import BUILT_IN_COLUMNS
+from mltrust.metrics import BUILT_IN_COLUMNS, MetricColumns
 
 Keep = Literal["audit", "rebuild"]
 
@@ -297,7 +297,7 @@ _FIXED = (
 )
 
 
-def tables_of(contract: Contract, metric_columns: Sequence[str] = ()) -> dict[str, Table]:
+def tables_of(contract: Contract, metric_columns: MetricColumns) -> dict[str, Table]:
     """All tables of a log by name. Features and metric columns give three of them their last columns."""
     typed = ", ".join(f"{quoted(name)}: {_SQL_TYPES[kind]}" for name, kind in contract.feature_types().items())
     features = f"features STRUCT<{typed}>"
@@ -326,12 +326,13 @@ def _inference_log(contract: Contract, features: str) -> Table:
     )
 
 
-def _unit_days(metric_columns: Sequence[str]) -> Table:
-    sums = (f"{quoted(name)} DOUBLE" for name in metric_columns)
+def _unit_days(metric_columns: MetricColumns) -> Table:
+    sums = (f"{quoted(name)} DOUBLE" for name in metric_columns.names())
+    histograms = (f"{quoted(name)} MAP<INT, BIGINT>" for name in metric_columns.histograms)
     counts = "day DATE NOT NULL, " + ", ".join(f"{name} BIGINT NOT NULL" for name in BUILT_IN_COLUMNS)
     return Table(
         "unit_days",
-        ", ".join((_UNIT, counts, *sums)),
+        ", ".join((_UNIT, counts, *sums, *histograms)),
         ("experiment_id", "unit_kind", "unit_id", "day"),
         subject="experiment_id",
         keep="rebuild",

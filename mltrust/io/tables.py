@@ -22,6 +22,7 @@ from pyspark.sql.types import DataType, StructField, StructType
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.schemas import Keep, Table, literal, quoted, tables_of
+from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")
 Versions = dict[str, int]
@@ -37,11 +38,11 @@ class Lakehouse:
         *,
         root: str,
         catalog: str | None = None,
-        metric_columns: Sequence[str] = (),
+        metric_columns: MetricColumns | None = None,
         keep_days: Mapping[Keep, int],
     ) -> None:
         self.spark = spark
-        self.tables = tables_of(contract, metric_columns)
+        self.tables = tables_of(contract, metric_columns or MetricColumns())
         self._log = contract.log
         self._catalog = catalog
         self._root = absolute(root)

@@ -1,10 +1,10 @@
 """The states of an experiment from its unit tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.experiment import fairness
@@ -22,6 +22,7 @@ from mltrust.experiment.cells import (
     TREND,
     TRIGGERED,
     UNITS,
+    WEIGHT,
     YES,
     Arm,
     Bucket,
@@ -30,6 +31,7 @@ from mltrust.experiment.cells import (
     Resalted,
     SliceStates,
     Triggered,
+    arm_keys,
     by_day,
     by_value,
     capped_block,
@@ -48,9 +50,10 @@ from mltrust.experiment.cells import (
 from mltrust.experiment.resalting import product
 from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment, Search
-from mltrust.metrics import Metric
+from mltrust.metrics import HistogramColumn, Metric
 from mltrust.slices import Slice, name_slice
 from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.quantiles import quantile_states
 from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
 from mltrust.spark.units import (
     capped_column,
@@ -62,6 +65,7 @@ from mltrust.spark.units import (
     trend_column,
     unit_frame,
     value_column,
+    with_kept_values,
     with_overlaps,
 )
 from mltrust.states.replicates import Replicates
@@ -70,12 +74,12 @@ from mltrust.states.replicates import Replicates
 def blocks_of(experiment: Experiment) -> tuple[Block, ...]:
     """A block per metric with its covariates, per maturity window, of all units' past, and of their number."""
     past = past_names(experiment.all_past_columns())
-    mature = {mature_block(metric): mature_column(metric) for metric in experiment.metrics}
+    mature = {mature_block(metric): mature_column(metric) for metric in experiment.unit_metrics}
     return (
         Block(UNITS),
         *([Block(PAST, past, past)] if past else []),
         *(Block(name, where=flag) for name, flag in mature.items()),
-        *(_metric_block(metric, experiment) for metric in experiment.metrics),
+        *(_metric_block(metric, experiment) for metric in experiment.unit_metrics),
     )
 
 
@@ -93,8 +97,8 @@ def _values(metric: Metric) -> Block:
 
 def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
     """Blocks of all units together, which no slice needs."""
-    squares = [metric for metric in experiment.metrics if has_squares(metric)]
-    trends = [metric for metric in experiment.metrics if has_trend(metric)]
+    squares = [metric for metric in experiment.unit_metrics if has_squares(metric)]
+    trends = [metric for metric in experiment.unit_metrics if has_trend(metric)]
     return (
         Block(UNITS),
         Block(FAILED, where=FAILED),
@@ -109,7 +113,7 @@ def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
         ),
         *(
             Block(capped_block(metric), where=capped_column(metric))
-            for metric in experiment.metrics
+            for metric in experiment.unit_metrics
             if metric.cap is not None
         ),
         *(Block(trend_block(metric), (trend_column(metric),), (TREND,)) for metric in trends),
@@ -137,15 +141,16 @@ def states(
     max_values: int,
     others: DataFrame | None = None,
     rejects: DataFrame | None = None,
+    histograms: Mapping[str, HistogramColumn] | None = None,
 ) -> ExperimentStates:
     """Reduces the units once: to the finest cells where they are few, else to the declared sets in the same pass.
 
     `others` are the exposures of other experiments on the same kind of unit, `rejects` the records of the log that
-    ingest refused.
+    ingest refused, `histograms` the columns that quantiles are of; those cost two passes.
     A conf that asks for resampling or fairness costs one more pass, over the units with only what that needs.
     """
     attributes = tuple(sorted(experiment.slices.attributes))
-    units = exposed_units(exposures, experiment, as_of)
+    units, sampled = _sampled(exposed_units(exposures, experiment, as_of), experiment)
     overlaps = [] if others is None else overlapping(others)
     if others is not None and overlaps:
         units = with_overlaps(units, others, overlaps, as_of)
@@ -155,12 +160,43 @@ def states(
     frame = unit_frame(units, days, framed, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
+    notes += [sampled] if sampled else []
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
     reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
     reduced = _resalted(_resampled(reduced, frame, experiment), frame, experiment)
+    quantiles = quantile_states(with_kept_values(units, size.kept), days, experiment, histograms or {}, as_of)
     lost = {} if rejects is None else rejected(rejects, experiment)
-    return replace(reduced, rejects=lost, note="; ".join(notes))
+    return replace(reduced, quantiles=quantiles, rejects=lost, note="; ".join(notes))
+
+
+def _sampled(units: DataFrame, experiment: Experiment) -> tuple[DataFrame, str]:
+    """The units that are read, with the number of units that each stands for, and in words what was drawn.
+
+    Which are drawn depends on their hash alone, so that it is the same ones for every metric and on every day. One
+    Spark job where the conf asks for a sample.
+    """
+    if experiment.sample is None:
+        return units, ""
+    rate, by = experiment.sample.rate, experiment.sample.by
+    counts = {tuple(row[name] for name in by): row["count"] for row in units.groupBy(*by).count().collect()}
+    rates = {stratum: min(1.0, max(rate, experiment.sample.min_units / n)) for stratum, n in counts.items()}
+    known = F.create_map(*(part for stratum, one in rates.items() for part in (_stratum(stratum), F.lit(one))))
+    own = F.try_element_at(known, F.array(*by) if by else _stratum(())) if rates else F.lit(1.0)
+    drawn = F.pmod(F.xxhash64(F.lit("sample"), "unit_id"), F.lit(_STEPS)) < own * F.lit(_STEPS)
+    words = ", ".join(
+        f"{' x '.join(stratum) or 'all units'} 1 in {1 / one:.3g}" for stratum, one in sorted(rates.items())
+    )
+    found = units.where(drawn).withColumn(WEIGHT, (1 / own).cast("string"))
+    return found, f"a sample of the {sum(counts.values()):,} units, weighted: {words}"
+
+
+#: Steps in which hashes are compared with rates.
+_STEPS = 2**40
+
+
+def _stratum(values: Sequence[str]) -> Column:
+    return F.array(*map(F.lit, values)) if values else F.array().cast("array<string>")
 
 
 def _reduced(
@@ -173,23 +209,24 @@ def _reduced(
 ) -> ExperimentStates:
     """All states in one pass: of slices, of exposure days, of all units, and of what the conf asks for beside."""
     declared, blocks, search = experiment.slices.declared(), blocks_of(experiment), experiment.search
+    keys = arm_keys(experiment)
     sets = {
-        "days": CellSet((*ARM_KEYS, DAY), blocks),
-        "whole": CellSet(ARM_KEYS, _whole_blocks(experiment)),
-        **{f"count {name}": CellSet((*ARM_KEYS, DAY, name), (Block(UNITS),)) for name in attributes},
-        **{f"overlap {name}": CellSet((*ARM_KEYS, name), blocks) for name in overlaps},
+        "days": CellSet((*keys, DAY), blocks),
+        "whole": CellSet(keys, _whole_blocks(experiment)),
+        **{f"count {name}": CellSet((*keys, DAY, name), (Block(UNITS),)) for name in attributes},
+        **{f"overlap {name}": CellSet((*keys, name), blocks) for name in overlaps},
     }
     if finest:
-        sets["finest"] = CellSet((*ARM_KEYS, *attributes), blocks)
+        sets["finest"] = CellSet((*keys, *attributes), blocks)
     else:
-        sets["overall"] = CellSet(ARM_KEYS, blocks)
-        sets |= {f"slices {names}": CellSet((*ARM_KEYS, *names), blocks) for names in declared}
+        sets["overall"] = CellSet(keys, blocks)
+        sets |= {f"slices {names}": CellSet((*keys, *names), blocks) for names in declared}
     if experiment.trigger is not None:
-        sets["triggered"] = CellSet((*ARM_KEYS, TRIGGERED), blocks)
+        sets["triggered"] = CellSet((*keys, TRIGGERED), blocks)
     if experiment.assignment is not None:
         sets["buckets"] = CellSet((BUCKET,), (Block(UNITS), Block(AGREES, where=AGREES)))
     if search is not None:
-        sets["halves"] = CellSet((*ARM_KEYS, HALF, *sorted(search.attributes)), blocks)
+        sets["halves"] = CellSet((*keys, HALF, *sorted(search.attributes)), blocks)
     found = dict(zip(sets, cells(frame, list(sets.values())), strict=True))
     sliced = {names: found["finest" if finest else f"slices {names}"] for names in declared}
     return ExperimentStates(
@@ -227,7 +264,7 @@ def _with_fairness(experiment: Experiment) -> Experiment:
     """The experiment with the columns of predictions among its metrics, for the frame of units alone."""
     if experiment.fairness is None:
         return experiment
-    return replace(experiment, metrics=(*experiment.metrics, *experiment.fairness.metrics()))
+    return replace(experiment, metrics=(*experiment.unit_metrics, *experiment.fairness.metrics()))
 
 
 def _resampled(states: ExperimentStates, frame: DataFrame, experiment: Experiment) -> ExperimentStates:
@@ -248,15 +285,17 @@ def _resalted(states: ExperimentStates, frame: DataFrame, experiment: Experiment
     if experiment.salts is None or experiment.unit == "bucket_id":
         return states
     control = frame.where(F.col("variant") == experiment.control)
+    whole = {metric: states.overall.moments(metric, experiment.control) for metric in experiment.unit_metrics}
     centres = {
-        metric: tuple(states.overall.moments(metric, experiment.control).mean.tolist())
-        for metric in experiment.metrics
+        metric: tuple(float(state.mean[state.index(name)]) for name in metric.columns())
+        for metric, state in whole.items()
+        if state.n
     }
+    if not centres:
+        return states
     blocks = []
     for metric, centre in centres.items():
         names = metric.columns()
-        if len(centre) != len(names):
-            continue
         about = {name: F.col(f"`{value_column(metric, name)}`") - at for name, at in zip(names, centre, strict=True)}
         pairs = {product(a, b): about[a] * about[b] for a in names for b in names}
         columns = {f"{metric.name}: {name}": column for name, column in (about | pairs).items()}
@@ -277,7 +316,7 @@ def _resalted(states: ExperimentStates, frame: DataFrame, experiment: Experiment
 
 
 def _metrics_set(experiment: Experiment) -> list[ResampledSet]:
-    blocks = tuple(_values(metric) for metric in experiment.metrics if metric.kind in RESAMPLED_KINDS)
+    blocks = tuple(_values(metric) for metric in experiment.unit_metrics if metric.kind in RESAMPLED_KINDS)
     if experiment.resampling is None or not blocks:
         return []
     return [ResampledSet(ARM_KEYS, blocks, experiment.resampling, experiment.n_replicates)]

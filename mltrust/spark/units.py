@@ -27,7 +27,7 @@ from mltrust.experiment.cells import (
     past_column,
 )
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import BUILT_IN_COLUMNS, KINDS, Metric, MetricColumns
+from mltrust.metrics import BUILT_IN_COLUMNS, KINDS, HistogramColumn, Metric, MetricColumns
 from mltrust.slices import MISSING, OTHER, Slicing, interval_names
 from mltrust.spark import predictions
 
@@ -295,7 +295,7 @@ def _days_since(time: str) -> Column:
 
 def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
     """Raises ConfError where the value of a metric column is no SQL expression on a record."""
-    for name, column in columns.requests.items():
+    for name, column in (columns.requests | columns.histograms).items():
         try:
             _ = rows.select(F.expr(column.value).cast("double")).schema
         except Exception as error:  # a parser or an analyser, of a classic or a Connect session
@@ -325,6 +325,8 @@ def unit_days(
         per_day = counting_outcomes.groupBy("unit", F.col("event_date").alias("day"))
         days = per_day.agg(*outcome_sums, *predictions.of_outcomes(columns))
         joined = of_requests.join(days, ["unit", "day"], "full")
+    if columns.histograms:
+        joined = joined.join(_histograms(counted_rows, columns), ["unit", "day"], "left")
     return joined.select(
         F.lit(experiment.experiment_id).alias("experiment_id"),
         F.lit(experiment.unit).alias("unit_kind"),
@@ -334,7 +336,36 @@ def unit_days(
         *columns.requests,
         *columns.outcomes,
         *predictions.of_days(columns),
+        *columns.histograms,
     )
+
+
+def _histograms(counted_rows: DataFrame, columns: MetricColumns) -> DataFrame:
+    """A map from cells to numbers of rows per unit, day and histogram, null where there is no value."""
+    every = F.array(
+        *(
+            F.struct(F.lit(name).alias("name"), _cell(F.expr(each.value), each).alias("cell"))
+            for name, each in columns.histograms.items()
+        )
+    )
+    rows = counted_rows.select("unit", F.col("event_date").alias("day"), F.explode(every).alias("one"))
+    counts = rows.where(F.col("one.cell").isNotNull()).groupBy("unit", "day", "one").count()
+    cells = {
+        name: F.array_sort(F.collect_list(F.when(F.col("one.name") == name, F.struct("one.cell", "count"))))
+        for name in columns.histograms
+    }
+    return counts.groupBy("unit", "day").agg(
+        *(F.when(F.size(found) > 0, F.map_from_entries(found)).alias(name) for name, found in cells.items())
+    )
+
+
+def _cell(value: Column, column: HistogramColumn) -> Column:
+    """The cell of a value: 0 up to `low`, then those of the scale, and the last one above `high`."""
+    number, low, high = value.cast("double"), F.lit(column.low), F.lit(column.high)
+    share = (number - low) / (high - low) if column.scale == "linear" else F.ln(number / low) / F.ln(high / low)
+    inner = F.greatest(F.lit(1), F.least(F.lit(column.n_cells), F.ceil(share * F.lit(column.n_cells))))
+    found = F.when(number <= low, 0).when(number > high, column.n_cells + 1).otherwise(inner)
+    return F.when(number.isNotNull() & ~F.isnan(number), found.cast("int"))
 
 
 #: What of an outcome an aggregate is of.
@@ -449,7 +480,7 @@ def unit_frame(
     `days` are the experiment's rows of unit_days and, where it has covariates, those of everyone.
     """
     sums = {_sum_name(metric, column): _window_sum(metric, column) for metric, column in _columns(experiment)}
-    sums |= {trend_column(metric): _trend_sum(metric) for metric in experiment.metrics if has_trend(metric)}
+    sums |= {trend_column(metric): _trend_sum(metric) for metric in experiment.unit_metrics if has_trend(metric)}
     sums[FAILED] = F.sum(F.when(F.col("experiment_id") != EVERYONE, F.col("n_errors"))) > 0
     sums |= {past_column(column): _past_sum(column, experiment) for column in experiment.all_past_columns()}
     before = days.where(F.col("day") < F.lit(as_of.date()))
@@ -457,20 +488,24 @@ def unit_frame(
         of_past = (F.col("day") >= F.lit(experiment.past_since)) & (F.col("experiment_id") == EVERYONE)
         before = before.where((F.col("experiment_id") != EVERYONE) | of_past)
         sums[NO_PAST] = F.count_if(_in_past(experiment)) == 0
-    per_unit = before.join(units.select("unit_id", "exposure_day"), "unit_id").groupBy("unit_id")
+    per_unit = (
+        before.join(units.select("unit_id", "exposure_day"), "unit_id")
+        .groupBy("unit_id")
+        .agg(*(each.alias(name) for name, each in sums.items()))
+    )
     return (
-        units.join(per_unit.agg(*(each.alias(name) for name, each in sums.items())), "unit_id", "left")
-        .withColumns({name: _kept(F.col(name), kept) for name, kept in kept_values.items()})
-        .withColumns({mature_column(metric): _is_mature(metric, as_of.date()) for metric in experiment.metrics})
+        with_kept_values(units, kept_values)
+        .join(per_unit, "unit_id", "left")
+        .withColumns({mature_column(metric): is_mature(metric, as_of.date()) for metric in experiment.unit_metrics})
         .withColumns(
             {value_column(metric, column): _value(metric, column) for metric, column in _columns(experiment)}
             | {name: F.coalesce(name, F.lit(0.0)) for name in map(past_column, experiment.all_past_columns())}
-            | {trend_column(metric): _trend(metric) for metric in experiment.metrics if has_trend(metric)}
+            | {trend_column(metric): _trend(metric) for metric in experiment.unit_metrics if has_trend(metric)}
             | ({} if experiment.pre_days is None else {NO_PAST: F.coalesce(NO_PAST, F.lit(True))})
         )
         .withColumns(_capped(experiment, caps or {}))
         .withColumns(
-            {squares_column(metric): _squares(metric) for metric in experiment.metrics if has_squares(metric)}
+            {squares_column(metric): _squares(metric) for metric in experiment.unit_metrics if has_squares(metric)}
         )
         .drop(*_sum_names(experiment))
     )
@@ -490,7 +525,7 @@ def _sum_names(experiment: Experiment) -> list[str]:
 
 
 def _columns(experiment: Experiment) -> list[tuple[Metric, str]]:
-    return [(metric, column) for metric in experiment.metrics for column in metric.columns()]
+    return [(metric, column) for metric in experiment.unit_metrics for column in metric.columns()]
 
 
 def _window_sum(metric: Metric, column: str) -> Column:
@@ -503,7 +538,7 @@ def _window_sum(metric: Metric, column: str) -> Column:
 def _capped(experiment: Experiment, caps: Mapping[str, float]) -> dict[str, Column]:
     """The values of capped metrics cut off, and whether they were."""
     found = {}
-    for metric in experiment.metrics:
+    for metric in experiment.unit_metrics:
         if metric.cap is not None:
             value, cap = F.col(f"`{value_column(metric, metric.numerator)}`"), caps.get(metric.name, metric.cap.at)
             limit = F.lit(inf if cap is None else cap)
@@ -514,7 +549,7 @@ def _capped(experiment: Experiment, caps: Mapping[str, float]) -> dict[str, Colu
 
 def quantile_caps(frame: DataFrame, experiment: Experiment) -> dict[str, float]:
     """The caps of metrics that name a quantile, over the units of all arms together; one Spark job, or none."""
-    capped = [(metric, metric.cap.quantile) for metric in experiment.metrics if metric.cap is not None]
+    capped = [(metric, metric.cap.quantile) for metric in experiment.unit_metrics if metric.cap is not None]
     wanted = [
         F.percentile(f"`{value_column(metric, metric.numerator)}`", F.lit(level)).alias(metric.name)
         for metric, level in capped
@@ -556,7 +591,8 @@ def _value(metric: Metric, column: str) -> Column:
     return F.when(F.col(f"`{mature_column(metric)}`"), found)
 
 
-def _is_mature(metric: Metric, as_of: date) -> Column:
+def is_mature(metric: Metric, as_of: date) -> Column:
+    """Whether a unit's window of the metric is over."""
     if metric.window_days is None:
         return F.lit(True)
     return F.date_add("exposure_day", metric.window_days) <= F.lit(as_of)
@@ -569,8 +605,14 @@ def _phase(experiment: Experiment) -> Column:
     return reduce(lambda total, each: total + each, passed, F.lit(0))
 
 
-def _kept(value: Column, kept: tuple[str, ...]) -> Column:
-    return F.when(value.isin(list(kept)), value).otherwise(F.lit(OTHER))
+def with_kept_values(units: DataFrame, kept_values: Mapping[str, tuple[str, ...]]) -> DataFrame:
+    """`units` with slice values that are not kept as `(other)`."""
+    return units.withColumns(
+        {
+            name: F.when(F.col(name).isin(list(kept)), F.col(name)).otherwise(F.lit(OTHER))
+            for name, kept in kept_values.items()
+        }
+    )
 
 
 def _with_silent_buckets(units: DataFrame, experiment: Experiment) -> DataFrame:

@@ -1,6 +1,6 @@
 """Centred moments of units, merged without going back to the rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations_with_replacement
@@ -108,6 +108,29 @@ class Moments:
 def merge(states: Iterable[Moments], columns: tuple[str, ...]) -> Moments:
     """The sum of the states in the order given; without any, the empty state of the columns."""
     return reduce(add, states, Moments.empty(columns))
+
+
+def weighted(parts: Mapping[float, Moments], columns: tuple[str, ...]) -> Moments:
+    """The state of units that stand for several each, by how many: a sample drawn at different rates.
+
+    n is the number of units seen, `mean` is sum w·y / sum w, and the covariance of one unit is such that cov / n is
+    the linearised one of that mean, sum w²·(y - mean)(y - mean)' / (sum w)², times n / (n - 1). With equal weights it
+    is the plain sum of the states.
+
+    References
+    ----------
+    Särndal, C.-E., Swensson, B. and Wretman, J. (1992). Model assisted survey sampling, 5.7 and 5.10. Springer.
+    """
+    seen = {weight: state for weight, state in parts.items() if state.n}
+    if len(seen) < 2:
+        return merge(seen.values(), columns)
+    n, total = sum(state.n for state in seen.values()), sum(weight * state.n for weight, state in seen.items())
+    mean = np.sum([weight * state.n * state.mean for weight, state in seen.items()], axis=0) / total
+    scatter = np.zeros((len(mean), len(mean)))
+    for weight, state in seen.items():
+        difference = state.mean - mean
+        scatter += weight**2 * (state.scatter + state.n * np.outer(difference, difference))
+    return Moments(next(iter(seen.values())).columns, n, mean, scatter * (n / total) ** 2)
 
 
 def _check_sample(columns: tuple[str, ...], codes: NDArray[np.integer], n_groups: int, values: FloatArray) -> None:

@@ -166,6 +166,11 @@ def quantile_std_error(*, low: float, high: float, cluster_variance: float, iid_
     return (high - low) / (2 * _Z) * sqrt(cluster_variance / iid_variance)
 
 
+def quantile_arm(found: Quantile) -> Arm:
+    """A quantile as the mean of its units: with the variance of a unit that gives it its standard error."""
+    return Arm(found.n_units, found.value, found.n_units * found.std_error**2)
+
+
 def compare_quantiles(*, control: Quantile, treatment: Quantile, alpha: float = 0.05) -> Comparison:
     """The comparison of two arms' quantiles, on the normal law; its n are units.
 
@@ -173,11 +178,10 @@ def compare_quantiles(*, control: Quantile, treatment: Quantile, alpha: float = 
     """
     if control.level != treatment.level:
         raise ValueError(f"cannot compare the quantiles {control.level} and {treatment.level}")
-    arms = [Arm(each.n_units, each.value, each.n_units * each.std_error**2) for each in (control, treatment)]
     compared = contrast(
         method="quantile",
-        control=arms[0],
-        treatment=arms[1],
+        control=quantile_arm(control),
+        treatment=quantile_arm(treatment),
         effect_variance=control.std_error**2 + treatment.std_error**2,
         df=inf,
         alpha=alpha,

@@ -105,6 +105,7 @@ def readouts(spark: SparkSession, simulation: Simulation, confs: Sequence[Conf])
             max_cells=limits.max_cells,
             max_values=limits.max_values,
             others=overlapping,
+            histograms=columns.histograms,
         )
         yield experiment.experiment_id, readout(states, experiment, as_of.date())
 

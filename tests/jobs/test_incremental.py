@@ -160,7 +160,8 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
 
 def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -> None:
     shipped = grown.experiment.the_experiment()
-    spec = replace(shipped, phases={date(2026, 10, 7): {"control": 1.0, "treatment": 1.0}}, pre_days=2)
+    phases = {date(2026, 10, 7): {"control": 1.0, "treatment": 1.0}}
+    spec = replace(shipped, phases=phases, pre_days=2, assignment=None)  # these units have no buckets
     grown.experiment = replace(
         grown.experiment, experiment=spec, units_hash=OF_ANOTHER_START, conf_hash=OF_ANOTHER_START
     )
@@ -179,9 +180,9 @@ def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -
     assert 0.9 < led["variance_reduction"] < 1
     biased = grown.lake.read("experiment_checks").where("`check` = 'pre-exposure bias'").collect()
     assert {row["metric"] for row in biased} > {"past latency_ms", "no past"}
-    earlier = replace(spec, pre_days=3)
+    earlier = replace(spec, pre_days=30)
     grown.experiment = replace(grown.experiment, experiment=earlier)
-    with pytest.raises(DataError, match="past of units is not in unit_days from 2026-10-04"):
+    with pytest.raises(DataError, match="past of units is not in unit_days from 2026-09-07"):
         analyze_experiment.run(grown.spark, grown.experiment, day(8))
 
 

@@ -19,8 +19,8 @@ from tests.jobs.conftest import World
 from tests.jobs.test_pipeline import newest_run
 from tests.unit.conftest import edited
 
-AS_OF = datetime(2026, 10, 26, tzinfo=UTC)
-START, WEEK = date(2026, 10, 5), timedelta(days=7)
+AS_OF = datetime(2026, 10, 12, tzinfo=UTC)
+START, WEEK = date(2026, 9, 21), timedelta(days=7)  # the first day of the log
 
 
 def with_plan(conf: Conf, **changes: object) -> Conf:
@@ -90,7 +90,7 @@ def test_the_run_leads_with_the_duration(world: World, planned: list[Row]) -> No
     run = newest_run(world, "plan_experiment ranker_v3")
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith(
-        "**inconclusive**: **no duration up to 4 weeks is enough** — `ranker_v3` as of 2026-10-26."
+        "**inconclusive**: **no duration up to 4 weeks is enough** — `ranker_v3` as of 2026-10-12."
     )
     assert "The conf asks for 5 weeks of history; the log has 3." in note
     [row] = [row for row in planned if row["decides"] and row["metric"] == "conversion" and row["weeks"] == 4]
@@ -102,7 +102,7 @@ def test_too_short_a_history_is_inconclusive_and_says_what_it_takes(world: World
     conf = world.load("experiments/ranker_v3.yaml")
     assert plan_experiment.run(world.spark, conf, AS_OF - WEEK) == Exit.INCONCLUSIVE
     note = newest_run(world, "plan_experiment ranker_v3").data.tags["mlflow.note.content"]
-    assert "units are in the log since 2026-10-05; a plan as of 2026-10-19 needs them since 2026-09-28" in note
+    assert "units are in the log since 2026-09-21; a plan as of 2026-10-05 needs them since 2026-09-14" in note
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def _conf(file: str, root: Path) -> Conf:
 
 
 def effects(ran: Ran) -> dict[tuple[str, str], Row]:
-    return {(row["slice_key"], row["slice_value"]): row for row in ran.lake.read("experiment_effects").collect()}
+    """The leading effects by slice."""
+    leading = ran.lake.read("experiment_effects").where("role != 'diagnostic'").collect()
+    return {(row["slice_key"], row["slice_value"]): row for row in leading}
 
 
 def test_every_impression_and_every_click_is_accepted_and_the_books_balance(ran: Ran) -> None:

@@ -14,15 +14,17 @@ from mltrust.contract import Contract, Feature, SchemaVersion
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.schemas import literal, quoted, tables_of
 from mltrust.io.tables import Lakehouse
+from mltrust.metrics import HistogramColumn, MetricColumns, RequestColumn
 from mltrust.record import RecordReader
 from tests.conftest import ROOT, CountFiles
 
 CONTRACT, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
 ACTIONS = Contract("acts", {"v02": SchemaVersion()}, {"f1": {"x": Feature("double")}}, prediction="action")
+COLUMNS = MetricColumns(requests={"c": RequestColumn("c")}, histograms={"h": HistogramColumn("c", 1, 2)})
 
 
 def lake_at(
-    spark: SparkSession, root: Path, contract: Contract = CONTRACT, columns: tuple[str, ...] = ("c",)
+    spark: SparkSession, root: Path, contract: Contract = CONTRACT, columns: MetricColumns = COLUMNS
 ) -> Lakehouse:
     days = {"audit": 400, "rebuild": 30}
     return Lakehouse(spark, contract, root=str(root), metric_columns=columns, keep_days=days)  # type: ignore[arg-type]
@@ -280,4 +282,4 @@ def test_every_column_that_the_reader_gives_has_its_place_in_the_table(lake: Lak
 
 
 def test_every_log_has_the_same_tables() -> None:
-    assert tables_of(ACTIONS).keys() == tables_of(CONTRACT).keys()
+    assert tables_of(ACTIONS, MetricColumns()).keys() == tables_of(CONTRACT).keys()

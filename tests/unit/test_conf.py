@@ -50,7 +50,7 @@ def test_all_mistakes_are_named_at_once_with_file_path_and_the_nearest_name(fold
         ("control: control", "control: nobody", "control 'nobody' is none of the arms control, treatment"),
         ("{control: 1, treatment: 1}", "{control: 1}", "only 'control', expected a treatment"),
         ("{control: 1, treatment: 1}", "{control: 0, treatment: 0}", "expected none below 0 and one above"),
-        ("kind: proportion", "kind: median", "kind is 'median', expected one of mean, proportion, ratio"),
+        ("kind: proportion", "kind: median", "kind is 'median', expected one of mean, proportion, quantile, ratio"),
         (", margin: {absolute: 0.01}", "", "guardrail 'error_rate' has no margin"),
         ("margin: {absolute: 0.01}", "margin: {absolute: -1}", "a margin is one positive number"),
         ("numerator: n_errors", "numerator: n_erors", "n_erors is no metric column of log 'recommendations'"),
