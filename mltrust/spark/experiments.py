@@ -150,7 +150,7 @@ def states(
     A conf that asks for resampling or fairness costs one more pass, over the units with only what that needs.
     """
     attributes = tuple(sorted(experiment.slices.attributes))
-    units, sampled = _sampled(exposed_units(exposures, experiment, as_of), experiment)
+    units, drawn = sampled(exposed_units(exposures, experiment, as_of), experiment)
     overlaps = [] if others is None else overlapping(others)
     if others is not None and overlaps:
         units = with_overlaps(units, others, overlaps, as_of)
@@ -160,7 +160,7 @@ def states(
     frame = unit_frame(units, days, framed, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
-    notes += [sampled] if sampled else []
+    notes += [drawn] if drawn else []
     if n_cells > max_cells:
         notes.insert(0, f"about {n_cells:,} cells (limit {max_cells:,}): the declared sets were reduced directly")
     reduced = _reduced(frame, experiment, attributes, overlaps, finest=n_cells <= max_cells)
@@ -170,7 +170,7 @@ def states(
     return replace(reduced, quantiles=quantiles, rejects=lost, note="; ".join(notes))
 
 
-def _sampled(units: DataFrame, experiment: Experiment) -> tuple[DataFrame, str]:
+def sampled(units: DataFrame, experiment: Experiment) -> tuple[DataFrame, str]:
     """The units that are read, with the number of units that each stands for, and in words what was drawn.
 
     Which are drawn depends on their hash alone, so that it is the same ones for every metric and on every day. One

@@ -125,7 +125,9 @@ def weighted(parts: Mapping[float, Moments], columns: tuple[str, ...]) -> Moment
     if len(seen) < 2:
         return merge(seen.values(), columns)
     n, total = sum(state.n for state in seen.values()), sum(weight * state.n for weight, state in seen.items())
-    mean = np.sum([weight * state.n * state.mean for weight, state in seen.items()], axis=0) / total
+    first = next(iter(seen.values())).mean
+    # Relative to one of the means, so that an offset costs no digits.
+    mean = first + sum(weight * state.n / total * (state.mean - first) for weight, state in seen.items())
     scatter = np.zeros((len(mean), len(mean)))
     for weight, state in seen.items():
         difference = state.mean - mean

@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mltrust.experiment import fairness
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, squares_block, trend_block
+from mltrust.experiment.effects import effects
 from mltrust.experiment.fairness import Fairness
-from mltrust.experiment.spec import Experiment, Search
+from mltrust.experiment.spec import Experiment, Sample, Search
 from mltrust.metrics import Metric, prediction_columns
 from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
+from mltrust.spark.units import value_column
 from tests.conftest import CountJobs
 
 AS_OF = datetime(2026, 10, 20, tzinfo=UTC)
@@ -289,3 +292,57 @@ def test_new_salts_of_the_controls_units_are_drawn_in_one_more_pass(tables: Tabl
     assert found.column("c4 x c4")[0] == pytest.approx(own.scatter[0, 0], rel=1e-9)
     # Ten buckets, of which each salt takes some.
     assert len(set(found.column("units")[1:])) > 5
+
+
+SAMPLED = replace(EXPERIMENT, metrics=METRICS[:4], sample=Sample(0.4, ("s0",), min_units=20))
+
+
+def test_a_sample_is_drawn_by_stratum_and_its_units_stand_for_all(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as all_units:
+        whole = read(tables, replace(SAMPLED, sample=None))
+    with count_jobs() as fewer:
+        states = read(tables, SAMPLED)
+    assert fewer.n - all_units.n in (1, 2)  # the sizes of the strata: with adaptive execution a stage is a job
+    arms = list(states.overall.blocks)
+    assert all(1 <= arm.weight <= 2.5 for arm in arms)
+    assert len({arm.weight for arm in arms}) > 3
+    n_drawn = sum(states.overall.count(UNITS, arm) for arm in "ct")
+    assert N_UNITS / 3 < n_drawn < 0.95 * N_UNITS
+    stands_for = sum(blocks[UNITS].n * arm.weight for arm, blocks in states.overall.blocks.items())
+    assert stands_for == pytest.approx(N_UNITS, rel=0.1)
+    assert "a sample of the 400 units, weighted: 0 1 in " in states.note
+    for metric in SAMPLED.metrics:
+        mine, everyone = (each.overall.moments(metric, "c") for each in (states, whole))
+        error = np.sqrt(mine.var(metric.numerator) / mine.n)
+        assert abs(mine.mean[0] - everyone.mean[0]) < 4 * error
+
+
+def test_the_units_of_a_sample_are_the_same_ones_however_it_is_reduced(tables: Tables) -> None:
+    finest, declared = read(tables, SAMPLED), read(tables, SAMPLED, max_cells=1)
+    for one, other in zip(finest.every_slice(), declared.every_slice(), strict=True):
+        assert one.slice == other.slice
+        for metric in SAMPLED.metrics:
+            a, b = (each.moments(metric, "t") for each in (one, other))
+            assert a.n == b.n
+            np.testing.assert_allclose(a.mean, b.mean, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(a.scatter, b.scatter, rtol=1e-9, atol=1e-9)
+
+
+def test_effects_of_a_sample_are_those_of_weighted_least_squares(tables: Tables, spark: SparkSession) -> None:
+    states = read(tables, SAMPLED)
+    drawn, _ = experiments.sampled(experiments.exposed_units(tables.exposures, SAMPLED, AS_OF), SAMPLED)
+    frame = experiments.unit_frame(drawn, tables.days, SAMPLED, AS_OF, {}).toPandas()
+    for metric in SAMPLED.metrics[:2]:
+        [row] = [
+            each
+            for each in effects(states, SAMPLED, AS_OF.date())
+            if each.metric == metric.name and each.overall and each.role == "goal"
+        ]
+        y = frame[value_column(metric, metric.numerator)].astype(float)
+        treated = (frame["variant"] == "t").astype(float)
+        weights = frame["weight"].astype(float)
+        fit = sm.WLS(y, sm.add_constant(treated), weights=weights).fit(cov_type="HC0")
+        assert row.method == "welch"
+        assert row.effect == pytest.approx(fit.params.iloc[1], rel=1e-9)
+        # HC0 has n where a sample variance has n - 1, in each arm.
+        assert row.std_error == pytest.approx(fit.bse.iloc[1], rel=5e-3)

@@ -282,4 +282,4 @@ def test_every_column_that_the_reader_gives_has_its_place_in_the_table(lake: Lak
 
 
 def test_every_log_has_the_same_tables() -> None:
-    assert tables_of(ACTIONS, MetricColumns()).keys() == tables_of(CONTRACT).keys()
+    assert tables_of(ACTIONS, MetricColumns()).keys() == tables_of(CONTRACT, MetricColumns()).keys()

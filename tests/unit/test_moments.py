@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
-from mltrust.states.moments import FloatArray, Moments, merge
+from mltrust.states.moments import FloatArray, Moments, merge, weighted
 
 COLUMNS = ("y", "d", "x")
 # Squares of smaller numbers underflow, and no relative bound holds for them.
@@ -153,3 +155,42 @@ def test_arrays_that_do_not_fit_the_columns_are_refused() -> None:
         Moments(("y", "d"), 1, np.zeros(1), np.zeros((1, 1)))
     with pytest.raises(ValueError, match=r"needs shape \(2, 1\), got \(2,\)"):
         Moments.of(("y",), [1.0, 2.0])
+
+
+@given(samples(), samples(), st.floats(0.5, 50))
+def test_units_that_all_stand_for_as_many_have_the_plain_state(a: FloatArray, b: FloatArray, weight: float) -> None:
+    one, other = Moments.of(COLUMNS, a), Moments.of(COLUMNS, b)
+    assert_same(weighted({weight: one}, COLUMNS), one)
+    assert_same(weighted({weight: one, 2 * weight: Moments.empty(COLUMNS)}, COLUMNS), one)
+    assert weighted({}, COLUMNS).n == 0
+    close = weighted({weight: one, float(np.nextafter(weight, 100)): other}, COLUMNS)
+    assert_same(close, one + other)
+
+
+def test_a_weighted_state_has_the_mean_and_the_robust_error_of_weighted_least_squares() -> None:
+    rng = np.random.default_rng(1)
+    sizes, weights = (40, 70, 15), (1.0, 4.0, 12.5)
+    parts = [rng.normal(3 * at, 1 + at, (n, 3)) for at, n in enumerate(sizes)]
+    state = weighted({w: Moments.of(COLUMNS, part) for w, part in zip(weights, parts, strict=True)}, COLUMNS)
+    rows, w = np.vstack(parts), np.repeat(weights, sizes)
+    for at, name in enumerate(COLUMNS):
+        fit = sm.WLS(rows[:, at], np.ones(len(rows)), weights=w).fit(cov_type="HC1")
+        assert state.mean[at] == pytest.approx(fit.params[0], rel=1e-12)
+        assert np.sqrt(state.var(name) / state.n) == pytest.approx(fit.bse[0], rel=1e-12)
+    assert np.linalg.eigvalsh(state.scatter).min() > 0
+
+
+def test_intervals_of_a_sample_drawn_at_different_rates_hold_the_mean_of_all() -> None:
+    rng = np.random.default_rng(2)
+    strata = rng.choice(3, 20_000, p=[0.7, 0.25, 0.05])
+    values = rng.normal(5 * strata, 1 + strata)
+    rates, held, runs = np.array([0.02, 0.05, 0.3]), 0, 1000
+    for _ in range(runs):
+        drawn = rng.random(len(values)) < rates[strata]
+        parts = {
+            1 / rate: Moments.of(("y",), values[drawn & (strata == at)][:, None]) for at, rate in enumerate(rates)
+        }
+        state = weighted(parts, ("y",))
+        held += abs(state.mean[0] - values.mean()) <= 1.96 * np.sqrt(state.var("y") / state.n)
+    # All units are few beside those drawn: no less than 95 %, but for chance.
+    assert stats.binom.ppf(0.001, runs, 0.95) <= held
