@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mltrust.experiment.readout import readout
+from mltrust.metrics import Metric
+from mltrust.slices import Slicing
 from mltrust.states.moments import Moments, merge
 from mltrust.stats.means import Arm, Comparison, fieller, mean_arm, welch
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
@@ -15,6 +18,7 @@ from mltrust.stats.post_stratification import post_stratified
 from mltrust.stats.ratios import ratio_arm
 from mltrust.stats.simpson import pooled_gap
 from mltrust.stats.srm import srm
+from tests.unit.drawn import START, experiment, states
 
 # Other programs sum in another order; entries with fewer digits bring half the last one as absolute tolerance. The
 # default absolute tolerance of 1e-12 would accept any tiny p-value.
@@ -192,6 +196,33 @@ def test_only_the_sample_ratio_of_the_slices_finds_what_is_wrong(oracle: dict) -
     if "overall_srm_p" in oracle:
         overall = srm([sum(c.n for c, _ in pairs), sum(t.n for _, t in pairs)], [1, 1])
         assert overall.pvalue == oracle["overall_srm_p"]
+
+
+@entries("simpson")
+def test_the_readout_of_simpsons_tables_names_them_behind_the_mismatch_of_their_slices(oracle: dict) -> None:
+    spec = experiment(
+        Metric("share", "proportion", "success", role="goal"), slices=Slicing({"slice": "features.slice"})
+    )
+    cells = [
+        (arm, where, successes, n)
+        for arm, name in (("c", "control"), ("t", "treatment"))
+        for where, (successes, n) in zip(oracle["slices"], oracle[name], strict=True)
+    ]
+    units = {
+        "variant": np.concatenate([np.full(n, arm) for arm, _, _, n in cells]),
+        "slice": np.concatenate([np.full(n, where) for _, where, _, n in cells]),
+        "success": np.concatenate([np.arange(n) < successes for *_, successes, n in cells]).astype(float),
+    }
+    found = readout(states(spec, units), spec, START.replace(day=26))
+    assert found.recommendation == "invalid"
+    [row] = [row for row in found.checks if row.check == "simpson"]
+    assert (row.method, row.decides) == (oracle["kind"], oracle["kind"] == "reversal")
+    mismatches = {row.slice_value: row for row in found.checks if row.check == "srm" and row.method == "chi-square"}
+    if "slice_srm_p" in oracle:
+        assert [mismatches[where].pvalue for where in oracle["slices"]] == close(oracle["slice_srm_p"])
+    if "overall_srm_p" in oracle:
+        assert mismatches[""].pvalue == oracle["overall_srm_p"]
+        assert found.reasons[0].startswith("srm in slice:")
 
 
 @entries("multiplicity")
