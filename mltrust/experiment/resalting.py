@@ -1,7 +1,9 @@
 """A/A tests on the log itself: would new salts, which change nothing, find effects as often as they say?
 
 The control's units are put into two arms again and again, by new hashes of their buckets (of themselves, where they
-have none). If the unit and its variance are the right ones, the p-values are uniform.
+have none). If the unit and its variance are the right ones, the p-values of units assigned one by one are uniform. Of
+few buckets they are not: all salts share the buckets' means, which differ a little more or less than units alone make
+them; there the question is whether they differ by more than chance allows.
 """
 
 from collections.abc import Iterator
@@ -12,18 +14,22 @@ from scipy import stats
 from mltrust.experiment.cells import ExperimentStates, Resalted
 from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.spec import Experiment
-from mltrust.experiment.sufficiency import too_small
+from mltrust.experiment.sufficiency import MIN_BUCKETS, too_small
 from mltrust.metrics import KINDS, Metric
 from mltrust.states.moments import Moments
 from mltrust.states.replicates import UNITS
-from mltrust.stats.means import Comparison
+from mltrust.stats.means import Comparison, normal_score
 
 #: Events and non-events of a share below which its p-values are too few different ones to be uniform.
 _FEWEST_EVENTS = 200
 
 
 def resaltings(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """The Kolmogorov-Smirnov test of the p-values of every metric, where the conf asks for it."""
+    """The test of the p-values of every metric, where the conf asks for it.
+
+    Kolmogorov and Smirnov's where at least as many things are assigned as there are salts, below that the mean of the
+    squared normal scores: 1 on average, with the variance that the means of so few buckets have by chance.
+    """
     family = [
         _finding(metric, found, experiment)
         for metric in experiment.unit_metrics
@@ -39,10 +45,35 @@ def _finding(metric: Metric, found: Resalted, experiment: Experiment) -> Finding
     n = found.replicates.n
     if not len(pvalues) or np.isnan(pvalues).any() or _is_rare(metric, compared[0]):
         return _of(metric, n, words, np.nan, np.nan, np.nan)
-    test = stats.kstest(pvalues, "uniform")
     share = float((pvalues < experiment.alpha).mean())
     said = f"{words}: {share:.1%} of p-values below {experiment.alpha}"
-    return _of(metric, n, said, float(test.statistic), float(test.pvalue), share)
+    n_assigned = _n_assigned(found)
+    if n_assigned >= len(pvalues):
+        test = stats.kstest(pvalues, "uniform")
+        return _of(metric, n, said, float(test.statistic), float(test.pvalue), share)
+    squares = float(np.mean([normal_score(each.statistic, each.df) ** 2 for each in compared]))
+    return _of(metric, n, said, squares, _pvalue_of_squares(squares, n_assigned, n, len(pvalues)), share)
+
+
+def _n_assigned(found: Resalted) -> float:
+    """How many things of equal size were assigned: n² over the sum of their squared numbers of units.
+
+    Each is taken with chance 1/2, so that the number of units taken has a quarter of that sum as its variance.
+    """
+    whole, drawn = found.replicates.n, found.replicates.column(UNITS)[1:]
+    spread = float(((drawn - whole / 2) ** 2).mean())
+    return min(float(whole), whole**2 / (4 * spread)) if spread else 1.0
+
+
+def _pvalue_of_squares(squares: float, n_assigned: float, n_units: int, n_salts: int) -> float:
+    """Two-sided, on chi-square: the mean square between the assigned over that within all units, and chance of salts.
+
+    Nan below 20 things assigned. Where every unit is assigned by itself the first is 1 whatever the units are.
+    """
+    if n_assigned < MIN_BUCKETS:
+        return np.nan
+    df = 1 / (1 / (n_assigned - 1) - 1 / (n_units - 1) + 1 / n_salts)
+    return 2 * float(min(stats.chi2.cdf(df * squares, df), stats.chi2.sf(df * squares, df)))
 
 
 def _of(metric: Metric, n: int, words: str, statistic: float, pvalue: float, share: float) -> Finding:

@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mltrust.experiment.cells import ExperimentStates, Resalted, SliceStates
 from mltrust.experiment.check import Check
@@ -95,6 +96,32 @@ def test_requests_of_assigned_users_as_units_are_found_out() -> None:
     assert (row.verdict, row.decides) == (Verdict.BREACH, True)
     assert row.value > 0.1
     assert "the unit is not what was assigned" in row.reason
+
+
+def test_units_that_came_by_few_buckets_are_tested_at_their_level() -> None:
+    """All salts share the means of the buckets, so that their p-values are not uniform for one log."""
+    rng, n_salts, runs = np.random.default_rng(8), 200, 150
+    buckets = np.repeat(hashes(rng, 60), 20)
+    pvalues = []
+    for run in range(runs):
+        values = rng.exponential(1, (1200, 1))
+        columns = ("revenue", product("revenue", "revenue"))
+        drawn = resalted(
+            columns, np.column_stack([values - 1, (values - 1) ** 2]), buckets, seed=run, n_replicates=n_salts
+        )
+        pvalues.append(check(MEAN, Resalted(drawn, (1.0,))).pvalue)
+    for level in (0.05, 0.2):
+        low, high = stats.binom.interval(0.999, runs, level)
+        assert low <= (np.array(pvalues) < level).sum() <= high
+
+
+def test_buckets_that_differ_by_more_than_their_units_are_found_out() -> None:
+    rng = np.random.default_rng(9)
+    buckets = np.repeat(np.arange(60), 50)
+    values = (rng.normal(0, 0.5, 60)[buckets] + rng.normal(0, 1, 3000))[:, None]
+    row = check(MEAN, state(MEAN, values, hashes(rng, 60)[buckets]))
+    assert row.verdict is Verdict.BREACH
+    assert row.statistic > 3  # the mean square of scores that should be 1
 
 
 def test_rare_events_and_few_units_are_not_tested() -> None:
