@@ -94,12 +94,11 @@ class Lakehouse:
 
     def exists(self, name: str) -> bool:
         try:
-            _ = self.read(name).schema  # a Connect session looks only now
-        except Exception as error:
+            return self.spark.catalog.tableExists(self._sql_name(name))
+        except Exception as error:  # of a path that is no table
             if any(code in str(error) for code in _NO_TABLE):
                 return False
             raise
-        return True
 
     def require(self, *names: str, made_by: str) -> None:
         """Raises DataError where a table that this job reads is not there yet."""
