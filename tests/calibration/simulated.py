@@ -149,6 +149,7 @@ def _demo(spark: SparkSession, simulation: Simulation, confs: Sequence[Conf]) ->
 def _clean(spark: SparkSession, demo: Simulation, confs: Sequence[Conf], seeds: range) -> int:
     """How many checks failed in clean experiments of the demo's size, of consecutive seeds."""
     failed: list[str] = []
+    warned: list[str] = []
     claims = dict.fromkeys(("overall", "slices"), 0)
     n = dict.fromkeys(claims, 0)
     recommended: dict[str, int] = {}
@@ -156,11 +157,10 @@ def _clean(spark: SparkSession, demo: Simulation, confs: Sequence[Conf], seeds: 
         clean = replace(demo, seed=seed, experiments=dict.fromkeys(demo.experiments, Plant()))
         for name, found in readouts(spark, clean, confs[:1]):
             recommended[found.recommendation] = recommended.get(found.recommendation, 0) + 1
-            failed += [
-                f"seed {seed}, {name}: {row.check} {row.metric} {row.slice_key} {row.slice_value}: {row.reason}"
-                for row in found.checks
-                if row.verdict is Verdict.BREACH
-            ]
+            for row in found.checks:
+                if row.verdict is Verdict.BREACH:
+                    words = f"{row.check} {row.metric} {row.slice_key} {row.slice_value}: {row.reason}"
+                    (failed if row.decides else warned).append(f"seed {seed}, {name}: {words}")
             for row in found.effects:
                 if row.role != "diagnostic" and row.pvalue == row.pvalue:
                     which = "overall" if row.overall else "slices"
@@ -169,6 +169,7 @@ def _clean(spark: SparkSession, demo: Simulation, confs: Sequence[Conf], seeds: 
         print(f"seed {seed}: {len(failed)} failed checks so far", flush=True)
     print(f"{len(seeds)} clean experiments of {demo.n_units:,} units: {len(failed)} failed checks; {recommended}")
     print("\n".join(failed))
+    print(f"{len(warned)} warnings that decide nothing", *warned, sep="\n")
     for which, total in n.items():
         # Metrics and slices of one experiment are not independent: the bound is that of independent tests.
         low, high = stats.binom.interval(0.999, total, 0.05)
