@@ -6,18 +6,12 @@ from math import exp, sqrt
 import numpy as np
 from scipy import special
 
+from mltrust.metrics import HistogramColumn
 from mltrust.states.moments import FloatArray, Moments
 from mltrust.states.replicates import Replicates, delete_a_bucket, poisson
 from mltrust.stats.bootstrap import bootstrap, jackknife, resampled_ratio
 from mltrust.stats.means import Comparison, welch
-from mltrust.stats.quantiles import (
-    MIN_UNITS,
-    OrderStatistics,
-    Quantile,
-    clustered_quantile,
-    compare_quantiles,
-    positions,
-)
+from mltrust.stats.quantiles import MIN_UNITS, Quantile, clustered_quantile, compare_quantiles, of_cells
 from mltrust.stats.ratios import ratio_arm
 from tests.calibration.grid import PLANTED, UNITS, Interval, Piece, Size, Tally, calibrated, tally
 from tests.calibration.laws import seeded, with_rows
@@ -93,11 +87,13 @@ def _quantile(rng: np.random.Generator, law: str, n: int) -> Quantile:
     rows = 1 + rng.poisson(2, n)
     codes = np.repeat(np.arange(n), rows)
     logs = sqrt(0.5) * (rng.standard_normal(n)[codes] + rng.standard_normal(len(codes)))
-    ranks = [rank - 1 for rank in positions(len(logs), LEVEL)]
-    around = np.partition(logs, ranks)[ranks]
-    low, at, high = (np.exp(around) if law == "lognormal" else 1 + around).tolist()
-    found = OrderStatistics(len(logs), LEVEL, at, low, high, threshold=at)
-    below = rows - np.bincount(codes[logs > around[1]], minlength=n)
+    # A cell in 400 of equal ratio, as a histogram of latencies would have it; of equal width where values can be 0.
+    by_ratio = law == "lognormal"
+    column = HistogramColumn("", exp(-6), exp(6), 400) if by_ratio else HistogramColumn("", -7, 9, 400, "linear")
+    values, edges = np.exp(logs) if law == "lognormal" else 1 + logs, column.edges()
+    cells = np.searchsorted(edges, values) - 1
+    found = of_cells(np.bincount(cells, minlength=len(edges) - 1), edges, LEVEL)
+    below = rows - np.bincount(codes[values > found.threshold], minlength=n)
     state = Moments.of(("below", "rows"), np.column_stack([below, rows]))
     return clustered_quantile(found, state, below="below", rows="rows")
 
