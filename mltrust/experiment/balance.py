@@ -3,14 +3,24 @@
 Tests of one kind are corrected by Benjamini-Hochberg and fail at `srm_alpha`, as slices of the sample ratio do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from math import nan
-from typing import NamedTuple
 
-from mltrust.experiment.cells import FAILED, MISSERVED, NO_PAST, PAST, UNITS, ExperimentStates, mature_block
+from mltrust.experiment.cells import (
+    FAILED,
+    MISSERVED,
+    NO_PAST,
+    PAST,
+    UNITS,
+    ExperimentStates,
+    SliceStates,
+    mature_block,
+    metric_block,
+)
 from mltrust.experiment.check import Check, Finding, judged
+from mltrust.experiment.shares import Share, Shares, shares
 from mltrust.experiment.spec import Experiment
-from mltrust.metrics import Metric
 from mltrust.stats.independence import Independence, independence, summed
 from mltrust.stats.means import mean_arm, welch
 from mltrust.stats.srm import SRM, srm
@@ -19,17 +29,6 @@ from mltrust.verdicts import Verdict
 #: From this share and number of crossed units on the readout says so.
 CROSSED_SHARE, CROSSED_UNITS = 0.01, 10
 _SMALLEST_EXPECTED = 5
-
-
-class _Share(NamedTuple):
-    """Of the n units of an arm those that something is true of."""
-
-    arm: str
-    n_true: int
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.arm} {self.n_true:,} of {self.n:,}" + (f" ({self.n_true / self.n:.2%})" if self.n else "")
 
 
 def imbalances(states: ExperimentStates, experiment: Experiment) -> list[Check]:
@@ -51,11 +50,11 @@ def imbalances(states: ExperimentStates, experiment: Experiment) -> list[Check]:
 
 def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
     """The share of units that were seen in more than one variant; a warning, as each counts under its first."""
-    shares = [_Share(arm, states.overall.crossed(arm), states.overall.count(UNITS, arm)) for arm in experiment.arms]
-    crossed, n = sum(each.n_true for each in shares), sum(each.n for each in shares)
+    arms = [Share(arm, states.overall.crossed(arm), states.overall.count(UNITS, arm)) for arm in experiment.arms]
+    crossed, n = sum(each.n_true for each in arms), sum(each.n for each in arms)
     share = crossed / n if n else nan
     many = share >= CROSSED_SHARE and crossed >= CROSSED_UNITS
-    words = f"{_listed(shares)} were seen in more than one variant"
+    words = f"{', '.join(map(str, arms))} were seen in more than one variant"
     return Check(
         check="contamination",
         method="share of units",
@@ -83,25 +82,25 @@ def _immaturity(states: ExperimentStates, experiment: Experiment) -> Iterator[Fi
     """Whether as many units of every arm have a window behind them; one test per length of window."""
     windows = {metric.window_days: mature_block(metric) for metric in experiment.unit_metrics if metric.window_days}
     for days, mature in sorted(windows.items()):
-        shares = [
-            _Share(arm, n - states.overall.count(mature, arm), n)
-            for arm in experiment.arms
-            for n in [states.overall.count(UNITS, arm)]
-        ]
-        yield _of_shares(f"{days} days", shares, f"units immature in a window of {days} days")
+        yield _of_shares(
+            f"{days} days",
+            shares(experiment, partial(_without, states.overall, UNITS, mature)),
+            f"units immature in a window of {days} days",
+        )
 
 
 def _missingness(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
     """Whether as many units of every arm lack a value, for metrics that leave such units out."""
     for metric in experiment.unit_metrics:
         if metric.missing == "exclude":
-            yield _of_shares(metric.name, list(_missing(states, experiment, metric)), "units without a value")
+            missing = partial(_without, states.overall, mature_block(metric), metric_block(metric))
+            yield _of_shares(metric.name, shares(experiment, missing), "units without a value")
 
 
-def _missing(states: ExperimentStates, experiment: Experiment, metric: Metric) -> Iterator[_Share]:
-    for arm in experiment.arms:
-        n = states.overall.count(mature_block(metric), arm)
-        yield _Share(arm, n - states.overall.moments(metric, arm).n, n)
+def _without(states: SliceStates, of: str, block: str, arm: str, phases: tuple[int, ...]) -> tuple[int, int]:
+    """The units of one block that are not in another, and all of the one."""
+    n = states.count(of, arm, phases)
+    return n - states.count(block, arm, phases), n
 
 
 def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
@@ -122,17 +121,26 @@ def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]
 
 def _failures(states: ExperimentStates, experiment: Experiment) -> Finding:
     """Whether as many units of every arm had a failed request."""
-    return _of_shares("", _whole_shares(states, experiment, FAILED), "units with a failed request")
+
+    def failed(arm: str, phases: tuple[int, ...]) -> tuple[int, int]:
+        return states.whole.count(FAILED, arm, phases), states.whole.count(UNITS, arm, phases)
+
+    return _of_shares("", shares(experiment, failed), "units with a failed request")
 
 
 def _rejects(states: ExperimentStates, experiment: Experiment) -> Finding:
-    """Whether the arms lost as many records to the rejects table as they have units; a test of rows, not units."""
+    """Whether the arms lost as many records to the rejects table as they have units; a test of rows, not units.
+
+    Not where the ratio of the arms changed: rejects have no phase, and units of an earlier one have more rows.
+    """
     lost = [states.rejects.get(arm, 0) for arm in experiment.arms]
     units = [states.overall.count(UNITS, arm) for arm in experiment.arms]
     counts = zip(experiment.arms, lost, units, strict=True)
     words = "rejected records: " + ", ".join(f"{arm} {n:,} beside {of:,} units" for arm, n, of in counts)
     test = SRM(sum(lost), 0, nan, 0, nan if sum(lost) or not all(units) else 1.0)
-    if sum(lost) and all(units):
+    if any(map(experiment.ratio_changes, experiment.treatments)):
+        test = test._replace(pvalue=nan)
+    elif sum(lost) and all(units):
         test = srm(lost, [float(n) for n in units])
     return Finding(
         test.n, test.statistic, float(test.df), test.pvalue, words, f"the arms lost unequal shares; {words}"
@@ -143,7 +151,7 @@ def _misserved(states: ExperimentStates, experiment: Experiment) -> Iterator[Che
     """Units that were answered by a model version which is not of their arm, by the arms that the conf names."""
     for arm, versions in experiment.served_by.items():
         n, strange = states.overall.count(UNITS, arm), states.whole.count(MISSERVED, arm)
-        words = f"{_Share(arm, strange, n)} were answered by a model version other than {', '.join(versions)}"
+        words = f"{Share(arm, strange, n)} were answered by a model version other than {', '.join(versions)}"
         yield Check(
             check="served by",
             method="share of units",
@@ -158,25 +166,10 @@ def _misserved(states: ExperimentStates, experiment: Experiment) -> Iterator[Che
         )
 
 
-def _whole_shares(states: ExperimentStates, experiment: Experiment, block: str) -> list[_Share]:
-    return [_Share(arm, states.whole.count(block, arm), states.whole.count(UNITS, arm)) for arm in experiment.arms]
-
-
-def _of_shares(metric: str, shares: Sequence[_Share], words: str) -> Finding:
-    """The test of the shares of all arms; none where few units are expected on either side."""
-    table = [[each.n_true for each in shares], [each.n - each.n_true for each in shares]]
-    n = sum(each.n for each in shares)
-    smallest = min(sum(side) * each.n / n for side in table for each in shares) if n else 0
-    test = independence(table)
-    if 0 < smallest < _SMALLEST_EXPECTED:
-        test = test._replace(statistic=nan, pvalue=nan)
-    return _finding(metric, test, f"{words}: {_listed(shares)}")
+def _of_shares(metric: str, found: Shares, words: str) -> Finding:
+    return _finding(metric, found.test._replace(n=found.n), f"{words}: {found}")
 
 
 def _finding(metric: str, test: Independence, words: str) -> Finding:
     alarm = f"the arms differ in {words}"
     return Finding(test.n, test.statistic, float(test.df), test.pvalue, words, alarm, metric)
-
-
-def _listed(shares: Sequence[_Share]) -> str:
-    return ", ".join(map(str, shares))

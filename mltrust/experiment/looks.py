@@ -23,9 +23,12 @@ class Looks(NamedTuple):
         return list(self.upto.values())
 
     def every_week(self, metric: Metric, start: date, as_of: date) -> list[SliceStates]:
-        """Weeks of exposures whose windows are all over before as_of; a week without new units is no look."""
+        """Weeks of exposures whose windows are all over before as_of; a week without new units is no look.
+
+        The last day of a week is followed by one day less than the window has.
+        """
         found: list[SliceStates] = []
-        for end in _ends(start, as_of - timedelta(days=metric.window_days or 0)):
+        for end in _ends(start, as_of - timedelta(days=(metric.window_days or 1) - 1)):
             seen = [states for day, states in self.upto.items() if day < end]
             if seen and (not found or found[-1] is not seen[-1]):
                 found.append(seen[-1])

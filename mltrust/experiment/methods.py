@@ -267,6 +267,12 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
     )
 
 
+def untested(now: Compared) -> Compared:
+    """The comparison at planned looks where there is none to make: the effect without a test or an interval."""
+    comparison = _renamed(now, "group-sequential", nan)
+    return Compared(comparison, now.pairs, None, nan, nan)
+
+
 def is_readable(metric: Metric, compared: Comparison) -> bool:
     """Whether there are enough units, and of a share enough of both kinds, for the effect to be normal."""
     n = {"n_control": compared.n_control, "n_treatment": compared.n_treatment}

@@ -1,6 +1,7 @@
 """What a careful reader would doubt before believing an effect: its size, its skew, its trend, its trigger."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import isnan
 
 from mltrust.experiment.cells import (
@@ -8,6 +9,7 @@ from mltrust.experiment.cells import (
     TREND,
     UNITS,
     ExperimentStates,
+    Triggered,
     capped_block,
     has_squares,
     has_trend,
@@ -17,8 +19,9 @@ from mltrust.experiment.cells import (
 from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.effects import Effect
 from mltrust.experiment.methods import compared
+from mltrust.experiment.shares import shares
 from mltrust.experiment.spec import Experiment
-from mltrust.stats.independence import independence
+from mltrust.metrics import Metric
 from mltrust.stats.means import mean_arm, welch
 from mltrust.stats.skew import THRESHOLD, skew
 from mltrust.verdicts import Verdict
@@ -26,7 +29,6 @@ from mltrust.verdicts import Verdict
 #: A relative effect above, or a p-value below: more often a mistake in the data than a discovery (Twyman's law).
 _TOO_LARGE, _TOO_CERTAIN = 0.3, 1e-12
 _TREND_LEVEL = 0.01
-_SMALLEST_EXPECTED = 5
 
 
 def oddities(states: ExperimentStates, experiment: Experiment, effects: Sequence[Effect]) -> list[Check]:
@@ -45,19 +47,20 @@ def _caps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]
     for metric in experiment.unit_metrics:
         if metric.cap is None:
             continue
-        capped = [states.whole.count(capped_block(metric), arm) for arm in experiment.arms]
-        n = [states.overall.moments(metric, arm).n for arm in experiment.arms]
-        test = independence([capped, [a - b for a, b in zip(n, capped, strict=True)]])
-        shares = ", ".join(f"{arm} {a:,} of {b:,}" for arm, a, b in zip(experiment.arms, capped, n, strict=True))
+        found = shares(experiment, partial(_capped, states, metric))
         yield Finding(
-            n=test.n,
-            statistic=test.statistic,
-            df=float(test.df),
-            pvalue=test.pvalue,
-            words=f"units cut off: {shares}",
-            alarm=f"the cap hides a part of the effect; units cut off: {shares}",
+            n=found.n,
+            statistic=found.test.statistic,
+            df=float(found.test.df),
+            pvalue=found.test.pvalue,
+            words=f"units cut off: {found}",
+            alarm=f"the cap hides a part of the effect; units cut off: {found}",
             metric=metric.name,
         )
+
+
+def _capped(states: ExperimentStates, metric: Metric, arm: str, phases: tuple[int, ...]) -> tuple[int, int]:
+    return states.whole.count(capped_block(metric), arm, phases), states.overall.moments(metric, arm, phases).n
 
 
 def _twyman(effects: Sequence[Effect]) -> Iterator[Check]:
@@ -154,18 +157,21 @@ def _untriggered(states: ExperimentStates, experiment: Experiment) -> list[Check
         for treatment in experiment.treatments
         for test in [compared(states.triggered.complement, experiment, metric, treatment)]
     ]
-    counts = [[each.count(UNITS, arm) for arm in experiment.arms] for each in states.triggered]
-    test = independence(counts, smallest_expected=_SMALLEST_EXPECTED)
-    shares = ", ".join(f"{arm} {n:,} of {n + m:,}" for arm, n, m in zip(experiment.arms, *counts, strict=True))
+    found = shares(experiment, partial(_triggered, states.triggered))
     alike = Finding(
-        n=test.n,
-        statistic=test.statistic,
-        df=float(test.df),
-        pvalue=test.pvalue,
-        words=f"triggered: {shares}",
-        alarm=f"the trigger does not hold alike in the arms: {shares}",
+        n=found.n,
+        statistic=found.test.statistic,
+        df=float(found.test.df),
+        pvalue=found.test.pvalue,
+        words=f"triggered: {found}",
+        alarm=f"the trigger does not hold alike in the arms: {found}",
     )
     level = experiment.srm_alpha
     return judged("trigger", "chi-square", [alike], level=level) + judged(
         "trigger complement", "A/A", effects, level=level
     )
+
+
+def _triggered(states: Triggered, arm: str, phases: tuple[int, ...]) -> tuple[int, int]:
+    n = states.units.count(UNITS, arm, phases)
+    return n, n + states.complement.count(UNITS, arm, phases)

@@ -154,6 +154,7 @@ def _by_every_method(design: _Design, states: Mapping[int, SliceStates]) -> Iter
             n_looks.append(found.comparison.n_control + found.comparison.n_treatment)
             n_units = sum(each.count(metric_block(measured), arm) for arm in experiment.arms)
             horizon = n_units if experiment.horizon is None else experiment.horizon * design.share
+            horizon *= experiment.share_of_arms(design.treatment)
             for inference in _INFERENCES if metric.window_days else _ONCE:
                 test = _Test(design, inference, by_past, found, plain[weeks], tuple(n_looks), horizon, n_units, weeks)
                 yield _prospect(test)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from math import nan
+from math import isnan, nan
 from typing import NamedTuple
 
 from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates
@@ -14,6 +14,7 @@ from mltrust.experiment.methods import (
     by_slices,
     diluted,
     fixed,
+    untested,
     value_limits,
     whatever_is_missing,
 )
@@ -105,10 +106,21 @@ def _sequential(known: Looks, experiment: Experiment, best: Reading, as_of: date
     planned = experiment.inference == "group_sequential"
     at = known.every_week(metric, experiment.start, as_of) if planned else known.every_day()
     each = [fixed(states, experiment, metric, best.treatment, by_past=by_past) for states in at]
+    horizon = known.horizon * experiment.share_of_arms(best.treatment)
+    if not planned:
+        return best._replace(compared=at_every_look(each, metric, experiment, horizon)) if each else None
+    if experiment.horizon is None:
+        return best._replace(compared=untested(best.compared), lacks=_NO_HORIZON)
     if not each:
-        return None
-    combine = at_planned_looks if planned else at_every_look
-    return best._replace(compared=combine(each, metric, experiment, known.horizon))
+        return best._replace(compared=untested(best.compared), lacks=_NO_LOOK)
+    compared = at_planned_looks(each, metric, experiment, horizon)
+    spent = isnan(compared.half_width) and not compared.comparison.pvalue <= experiment.alpha
+    return best._replace(compared=compared, lacks=_SPENT if spent else "")
+
+
+_NO_HORIZON = "the conf has no horizon, of which every planned look is a share: plan_experiment says how many units"
+_NO_LOOK = "no planned look yet: the windows of the first week's units are not over"
+_SPENT = "this look has no alpha to spend: too few units yet, or an earlier one had as many as the horizon"
 
 
 def _each(experiment: Experiment) -> Iterator[tuple[Metric, str]]:

@@ -54,23 +54,25 @@ def _recommend(
     for row in checked:
         if row.check == FAIRNESS and row.decides and row.verdict is not Verdict.PASS:
             said[row.verdict].append(_of_check(row))
+    odd = _too_good(checked, deciding)
     if said[Verdict.BREACH]:
-        return "do not ship", said[Verdict.BREACH]
+        return "do not ship", odd + said[Verdict.BREACH]
     if waits := _waits(experiment, as_of):
-        return "keep running", [waits, *said[Verdict.INCONCLUSIVE], *said[Verdict.PASS]]
+        return "keep running", [*odd, waits, *said[Verdict.INCONCLUSIVE], *said[Verdict.PASS]]
     if deciding and not said[Verdict.INCONCLUSIVE]:
         doubts = (
-            _losing_slices(effects)
+            _other_losses(effects)
+            + _losing_slices(effects)
             + _doubts(checked, deciding)
             + _odd_days(experiment, as_of)
             + _interference(experiment)
         )
-        return "ship", _too_good(checked, deciding) + said[Verdict.PASS] + [f"but {doubt}" for doubt in doubts]
+        return "ship", odd + said[Verdict.PASS] + [f"but {doubt}" for doubt in doubts]
     goals = [each for each in deciding if each.role == "goal"]
     if goals and all(_no_effect(each, experiment) for each in goals):
         words = [_says(each.metric, each.treatment, "", "", _no_effect(each, experiment)) for each in goals]
         return "do not ship", words
-    return "keep running", said[Verdict.INCONCLUSIVE] or ["nothing decides"]
+    return "keep running", odd + said[Verdict.INCONCLUSIVE] or ["nothing decides"]
 
 
 def _waits(experiment: Experiment, as_of: date) -> str:
@@ -116,7 +118,7 @@ def _no_effect(row: Effect, experiment: Experiment) -> str:
 
 
 #: Checks that warn of something without making an experiment invalid, in the order in which a ship names them.
-_WARNINGS = ("contamination", "skew", "trend", "interaction", "heterogeneity", "worst slice")
+_WARNINGS = ("contamination", "capping", "simpson", "skew", "trend", "interaction", "heterogeneity", "worst slice")
 
 
 def _doubts(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
@@ -132,20 +134,31 @@ def _fails(row: Check) -> bool:
 
 def _warns(row: Check) -> bool:
     """Whether a check found something, rather than too little to say."""
-    if row.check in ("trend", "interaction", "heterogeneity"):
+    if row.check in ("capping", "trend", "interaction", "heterogeneity"):
         return row.verdict is Verdict.INCONCLUSIVE and row.qvalue < row.threshold
+    if row.check == "simpson":
+        return row.method == "mix shift"
     return row.verdict is Verdict.INCONCLUSIVE and row.value > row.threshold
 
 
 def _too_good(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
-    """Twyman's law comes before the good news of what decides."""
-    metrics = {each.metric for each in deciding if each.role == "goal"}
+    """Twyman's law comes before whatever is said of what decides."""
+    metrics = {each.metric for each in deciding}
     rows = [each for each in checked if each.check == "twyman" and each.metric in metrics]
     return [_of_check(each) for each in rows if each.verdict is Verdict.INCONCLUSIVE and not isnan(each.pvalue)]
 
 
 def _of_check(row: Check) -> str:
     return _says(row.check, row.metric, row.slice_key, row.slice_value, row.reason)
+
+
+def _other_losses(effects: Sequence[Effect]) -> list[str]:
+    """What whoever ships should know: metrics that are shown to be worse, and do not decide."""
+    return [
+        _says(row.metric, row.treatment, "", "", row.reason)
+        for row in effects
+        if row.overall and row.verdict is Verdict.BREACH and row.role != "diagnostic" and not row.decides
+    ]
 
 
 def _losing_slices(effects: Sequence[Effect]) -> list[str]:

@@ -20,7 +20,7 @@ from mltrust.states.moments import Moments
 from mltrust.states.replicates import UNITS
 from mltrust.stats.means import Comparison, normal_score
 
-#: Events and non-events of a share below which its p-values are too few different ones to be uniform.
+#: Events and non-events of a share, in half of the units, below which p-values are too few different ones.
 _FEWEST_EVENTS = 200
 
 
@@ -39,11 +39,12 @@ def resaltings(states: ExperimentStates, experiment: Experiment) -> list[Check]:
 
 
 def _finding(metric: Metric, found: Resalted, experiment: Experiment) -> Finding:
-    compared = [each for each in _comparisons(metric, found) if not too_small(metric, each, experiment)]
+    n, compared = found.replicates.n, []
+    if not _is_rare(metric, found):
+        compared = [each for each in _comparisons(metric, found) if not too_small(metric, each, experiment)]
     pvalues = np.array([each.pvalue for each in compared])
     words = f"{len(pvalues):,} new salts of the control's units"
-    n = found.replicates.n
-    if not len(pvalues) or np.isnan(pvalues).any() or _is_rare(metric, compared[0]):
+    if not len(pvalues) or np.isnan(pvalues).any():
         return _of(metric, n, words, np.nan, np.nan, np.nan)
     share = float((pvalues < experiment.alpha).mean())
     said = f"{words}: {share:.1%} of p-values below {experiment.alpha}"
@@ -89,11 +90,13 @@ def _of(metric: Metric, n: int, words: str, statistic: float, pvalue: float, sha
     )
 
 
-def _is_rare(metric: Metric, compared: Comparison) -> bool:
+def _is_rare(metric: Metric, found: Resalted) -> bool:
+    """Whether a share has so few events, or so few units without, that half of them may have none."""
     if KINDS[metric.kind].unit_value != "any":
         return False
-    n, share = compared.n_control, compared.mean_control
-    return n * min(share, 1 - share) < _FEWEST_EVENTS
+    whole = _moments(metric, found.replicates.sums[0], found)
+    share = float(whole.mean[0])
+    return whole.n * min(share, 1 - share) < 2 * _FEWEST_EVENTS
 
 
 def _comparisons(metric: Metric, found: Resalted) -> Iterator[Comparison]:

@@ -286,6 +286,11 @@ class Experiment:
         n_days = (self.planned_end - self.start).days if self.planned_end is not None else _USUAL_DAYS
         return float(n_first_day * max(1, n_days))
 
+    def share_of_arms(self, treatment: str) -> float:
+        """The share of all units that the control and a treatment have together, in the last of their phases."""
+        weights = [each for _, each in sorted(self.phases.items())][self.comparable_phases(treatment)[-1]]
+        return (weights[self.control] + weights[treatment]) / sum(weights.values())
+
     def all_past_columns(self) -> tuple[str, ...]:
         """`past_columns` of every metric."""
         return tuple(dict.fromkeys(column for metric in self.unit_metrics for column in self.past_columns(metric)))

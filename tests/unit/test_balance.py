@@ -88,6 +88,22 @@ def test_arms_that_differ_in_nothing_pass_every_check() -> None:
     }  # fmt: skip
 
 
+def test_a_ramp_whose_later_units_are_immature_and_had_less_time_to_fail_is_no_imbalance() -> None:
+    phases = {START: {"c": 19.0, "t": 1.0}, START + timedelta(days=7): {"c": 1.0, "t": 1.0}}
+    groups = [
+        Group("c", 9500, failed=950, missing=475),
+        Group("t", 500, failed=50, missing=25),
+        Group("c", 5000, day=14, phase=1, immature=2500, failed=100, missing=25),
+        Group("t", 5000, day=14, phase=1, immature=2500, failed=100, missing=25),
+    ]
+    rows = found(groups, phases=phases)
+    shares = {name: row for name, row in rows.items() if name.split()[0] in ("immaturity", "missingness", "errors")}
+    assert {row.verdict for row in shares.values()} == {Verdict.PASS}
+    assert shares["immaturity 7 days"].reason.endswith("c 2,500 of 14,500 (17.24%), t 2,500 of 5,500 (45.45%)")
+    groups[3] = Group("t", 5000, day=14, phase=1, immature=2900, failed=100, missing=25)
+    assert found(groups, phases=phases)["immaturity 7 days"].verdict is Verdict.BREACH
+
+
 def test_more_missing_values_in_an_arm_fail_with_both_shares() -> None:
     rows = found([Group("c", 1000, missing=50), Group("t", 1000, missing=120)])
     row = rows["missingness money"]

@@ -1,6 +1,7 @@
 """The same units read as they are, by their past, and at every look; what leads, and what a ship waits for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from math import isnan
 
@@ -224,12 +225,34 @@ def test_planned_looks_are_whole_weeks_whose_windows_are_over() -> None:
         )
         for weeks in (1, 2, 3, 4)
     }
-    assert led[1][0].method == "welch"  # no week is over: nothing but the fixed test can be said
+    # No week is over: the fixed test stands beside, and decides nothing.
+    assert (led[1][0].method, led[1][0].verdict) == ("group-sequential", Verdict.INCONCLUSIVE)
+    assert led[1][0].reason.startswith("no planned look yet")
+    assert [(row.method, row.decides) for row in led[1]] == [("group-sequential", True), ("welch", False)]
     by_week = [led[weeks][0] for weeks in (2, 3, 4)]
     assert {row.method for row in by_week} == {"group-sequential"}
     assert [row.n_control + row.n_treatment for row in by_week] == [2800, 5600, 8400]
     widths = [row.ci_high - row.ci_low for row in by_week]
     assert widths[0] > widths[1] > widths[2]
+
+
+def test_the_looks_of_a_readout_are_those_that_the_plan_counts() -> None:
+    """A unit of the last day of a week is mature when window - 1 more days are over."""
+    world, end = World(effect=0.5), START + timedelta(days=21)
+    for window, n_weeks in ((1, 3), (8, 2), (15, 1)):
+        metrics = tuple(replace(metric, window_days=window) for metric in METRICS)
+        [led, *_] = rows(world.read(end, inference="group_sequential", horizon=8400, metrics=metrics), "money")
+        assert led.n_control + led.n_treatment == 2800 * n_weeks
+
+
+def test_planned_looks_without_a_horizon_or_beyond_it_say_so() -> None:
+    world = World(effect=0.0)
+    [led, *_] = rows(world.read(START + timedelta(days=21), inference="group_sequential"), "money")
+    assert led.verdict is Verdict.INCONCLUSIVE
+    assert "plan_experiment says how many units" in led.reason
+    [led, *_] = rows(world.read(START + timedelta(days=21), inference="group_sequential", horizon=2000), "money")
+    assert led.verdict is Verdict.INCONCLUSIVE
+    assert "no alpha to spend" in led.reason
 
 
 def test_a_fixed_horizon_waits_for_its_end_and_an_open_one_does_not() -> None:

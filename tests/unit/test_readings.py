@@ -1,5 +1,7 @@
 """Methods that stand beside the leading one: within slices, of triggered units, whatever is missing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -147,3 +149,20 @@ def test_of_two_slices_only_the_first_is_tested_against_the_other() -> None:
     units = {"variant": variant, "device": device, "revenue": rng.normal(10, 2, 4000)}
     rows = [row for row in readout(states(spec, units), spec, START).effects if row.slice_key == "device"]
     assert [np.isnan(row.against_rest_pvalue) for row in rows] == [False, True]
+
+
+def test_a_ship_names_a_cap_that_hides_a_part_and_a_mix_shift() -> None:
+    rng = np.random.default_rng(3)
+    variant = arms(4000)
+    device = np.where(rng.random(8000) < np.where(variant == "t", 0.56, 0.5), "ios", "tv")
+    money = rng.normal(5, 1, 8000) + 0.2 * (variant == "t") + 3.0 * (device == "ios")
+    spec = experiment(replace(MONEY, cap=Cap(at=9.5)), slices=Slicing({"device": "features.device"}), srm_alpha=1e-15)
+    units = {"variant": variant, "device": device, "revenue": money, "capped": money > 9.5}
+    found = readout(states(spec, units), spec, START.replace(day=26))
+    assert found.recommendation == "ship"
+    assert any(reason.startswith("but simpson (money) in device:(all): mix shift") for reason in found.reasons)
+    # The unequal caps are none at that level: without slices nothing else fails at the usual one.
+    plain = replace(spec, slices=Slicing(), srm_alpha=0.001)
+    found = readout(states(plain, units), plain, START.replace(day=26))
+    assert found.recommendation == "ship"
+    assert any(reason.startswith("but capping (money): the cap hides a part") for reason in found.reasons)

@@ -116,7 +116,8 @@ def test_a_gain_without_harm_ships() -> None:
 def test_a_loss_of_the_goal_does_not_ship() -> None:
     found = read({"control": [Units(5000)], "treatment": [Units(5000, rate=0.15)]})
     assert (found.verdict, found.recommendation) == (Verdict.BREACH, "do not ship")
-    assert found.reasons[0].startswith("clicked (treatment): worse by 0.")
+    assert found.reasons[0].startswith("twyman (clicked): check the data: -18.0%")
+    assert found.reasons[1].startswith("clicked (treatment): worse by 0.")
 
 
 def test_a_harmed_guardrail_does_not_ship_whatever_the_goal_gains() -> None:
@@ -377,3 +378,11 @@ def test_undefined_numbers_stay_nan() -> None:
     found = read({"control": [Units(500)]})
     assert isnan(effect(found, "clicked").pvalue)
     assert nan is not effect(found, "clicked").effect
+
+
+def test_a_ship_names_other_metrics_that_are_worse() -> None:
+    arms = {"control": [Units(5000)], "treatment": [Units(5000, rate=0.25, latency=120)]}
+    found = read(arms, decision_set=("clicked",))
+    assert (found.verdict, found.recommendation) == (Verdict.PASS, "ship")
+    assert (effect(found, "waited").verdict, effect(found, "waited").decides) == (Verdict.BREACH, False)
+    assert any(reason.startswith("but waited (treatment): worse by") for reason in found.reasons)

@@ -132,5 +132,12 @@ def test_rare_events_and_few_units_are_not_tested() -> None:
     assert check(MEAN, few).verdict is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("n_events", [1, 3, 1999])
+def test_a_share_of_next_to_none_or_all_is_not_tested(n_events: int) -> None:
+    values = (np.arange(2000) < n_events).astype(float)[:, None]
+    row = check(SHARE, state(SHARE, values, hashes(np.random.default_rng(10), 2000), (float(values.mean()),)))
+    assert row.verdict is Verdict.INCONCLUSIVE
+
+
 def test_without_salts_nothing_is_said() -> None:
     assert resaltings(ExperimentStates(SliceStates.empty(), {}), EXPERIMENT) == []
