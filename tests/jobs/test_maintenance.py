@@ -85,7 +85,7 @@ def test_an_erased_unit_is_gone_from_every_table_and_then_from_the_disk(log: Mai
         "outcomes": 3,
         "inference_log_rejects": 2,
         "exposures": 1,
-        "unit_days": 2,
+        "unit_days": 4,  # two days, in the experiment and in all requests
     }
     assert (record["state"], record["revision"], record["experiments"]) == ("erased", 1, ["ranker_v2"])
     assert {Path(source).name for source in record["sources"]} == {"a.jsonl", "b.jsonl"}
