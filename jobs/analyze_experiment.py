@@ -41,7 +41,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
             rejects=lake.read("inference_log_rejects", inputs["inference_log_rejects"]),
             histograms=conf.columns.histograms,
         )
-        found = readout(states, experiment, as_of.date())
+        found = readout(states, experiment, as_of.date(), conf.columns.delays())
         where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
         for name, results in (
             ("experiment_effects", found.effects),
@@ -54,6 +54,8 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         left_out = tracked.run.metrics(metrics(found))
         tracked.run.figure(forest(found.effects), "forest.png")
         tracked.run.tags({"recommendation": found.recommendation})
+        if len(found.advice) > 1:
+            tracked.run.tags({f"recommendation.{each.treatment}": each.recommendation for each in found.advice})
         return tracked.conclude(found.verdict, markdown(found, experiment, as_of, left_out, states.note))
 
 

@@ -131,7 +131,7 @@ def _read(
     lake: Lakehouse, conf: Conf, as_of: datetime, inputs: Versions, since: date = date.min
 ) -> tuple[DataFrame, DataFrame]:
     rows = units.production(lake.read("inference_log", inputs["inference_log"]), as_of)
-    units.refuse_unknown(rows, conf.columns)
+    units.refuse_unknown(rows, conf.columns, conf.the_experiment().trigger)
     return _since(rows, since), _since(lake.read("outcomes", inputs["outcomes"]), since)
 
 

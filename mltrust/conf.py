@@ -213,7 +213,7 @@ def load(config: Path, env: str) -> Conf:
     columns, resolved["metrics"] = (
         read(MetricColumns, columns_file) if columns_file.is_file() else (MetricColumns(), {})
     )
-    if experiment is not None and (problems := experiment.problems(columns, contract.columns())):
+    if experiment is not None and (problems := _problems(experiment, columns, contract)):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if training_set is not None and (problems := training_set.problems(contract.feature_types())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
@@ -235,6 +235,13 @@ def load(config: Path, env: str) -> Conf:
         columns_hash=_hash(resolved["metrics"]),
         training_set=training_set,
     )
+
+
+def _problems(experiment: Experiment, columns: MetricColumns, contract: Contract) -> list[str]:
+    texts = [
+        f"features.{name}" for name, type_ in contract.feature_types().items() if type_ not in ("long", "double")
+    ]
+    return experiment.problems(columns, contract.columns(), texts)
 
 
 def _hash(plain: object) -> str:

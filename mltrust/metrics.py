@@ -7,6 +7,7 @@ is one decorated function: conf validation, the Spark reduction and the readout 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -157,6 +158,10 @@ class MetricColumns:
         of_predictions = (column for name in self.predictions for column in prediction_columns(name))
         return (*self.requests, *self.outcomes, *of_predictions)
 
+    def delays(self) -> frozenset[str]:
+        """The columns that are delays of outcomes."""
+        return frozenset(name for name, each in self.outcomes.items() if each.aggregate == "delay")
+
 
 #: What every experiment can use without declaring it.
 BUILT_IN_COLUMNS = ("n_requests", "n_predictions", "n_errors")
@@ -174,6 +179,8 @@ class Cap:
     def __post_init__(self) -> None:
         if (self.at is None) == (self.quantile is None):
             raise ValueError("a cap is a number (at) or a quantile, one of both")
+        if self.at is not None and not 0 < self.at < inf:
+            raise ValueError(f"a cap at {self.at}, expected a number above 0")
         if self.quantile is not None and not 0.5 < self.quantile < 1:
             raise ValueError(f"quantile of a cap is {self.quantile}, expected above 0.5 and below 1")
 
@@ -208,20 +215,31 @@ class Metric:
     level: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("name is empty")
+        if problem := self._problem():
+            raise ValueError(f"metric {self.name!r}: {problem}")
+
+    def _problem(self) -> str:
+        """What contradicts itself; '' where nothing does."""
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(sorted(KINDS))}")
+            return f"kind is {self.kind!r}, expected one of {', '.join(sorted(KINDS))}"
         needs = KINDS[self.kind].needs
-        for name in ("denominator", "level"):
-            if (name in needs) != (getattr(self, name) is not None):
-                raise ValueError(f"a {self.kind} takes {' and '.join(needs)}")
+        if any((name in needs) != (getattr(self, name) is not None) for name in ("denominator", "level")):
+            return f"a {self.kind} takes {' and '.join(needs)}"
         if self.level is not None and not 0 < self.level < 1:
-            raise ValueError(f"level is {self.level}, expected between 0 and 1: 0.9 for the 90th percentile")
+            return f"level is {self.level}, expected between 0 and 1: 0.9 for the 90th percentile"
         if self.role == "guardrail" and self.margin is None:
-            raise ValueError(f"guardrail {self.name!r} has no margin: say which harm it must exclude")
+            return "a guardrail without margin: say which harm it must exclude"
+        if self.role == "guardrail" and self.smallest_effect is not None:
+            return "smallest_effect: a guardrail is judged by its margin, not by an effect worth finding"
+        if self.of_rows and self.missing != "zero":
+            return "missing: a quantile is of rows, of which those without a value never count"
         if self.cap is not None and (self.denominator is not None or KINDS[self.kind].unit_value != "sum"):
-            raise ValueError(f"cap: a {self.kind} has no sum of a unit to cut off; only a mean has")
+            return f"cap: a {self.kind} has no sum of a unit to cut off; only a mean has"
         if self.window_days is not None and self.window_days < 1:
-            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+            return f"window_days is {self.window_days}, expected 1 or more"
+        return ""
 
     def columns(self) -> tuple[str, ...]:
         """The metric columns that it reads."""

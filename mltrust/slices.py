@@ -10,7 +10,10 @@ MISSING = "(null)"
 OTHER = "(other)"
 _JOIN = " x "
 #: Names that the frame of units has for itself.
-RESERVED = ("variant", "phase", "crossed", "unit_id", "exposure_day")
+RESERVED = (
+    *("variant", "phase", "crossed", "unit_id", "unit", "exposure_day", "triggered", "misserved"),
+    *("failed", "bucket", "agrees", "half", "weight"),
+)
 
 
 class Slice(NamedTuple):

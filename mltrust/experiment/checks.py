@@ -1,6 +1,6 @@
 """Is the experiment valid? Every check, the failed ones first."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isnan
 
 from mltrust.experiment.balance import imbalances
@@ -25,6 +25,7 @@ def checks(
     experiment: Experiment,
     effects: Sequence[Effect],
     disparities: Sequence[Disparity] = (),
+    delays: Collection[str] = (),
 ) -> list[Check]:
     """Every check of the experiment: the failed ones first, then by how many attributes their slices cross."""
     found = [
@@ -32,7 +33,7 @@ def checks(
         *randomisations(states, experiment),
         *imbalances(states, experiment),
         *paradoxes(states, experiment),
-        *oddities(states, experiment, effects),
+        *oddities(states, experiment, effects, delays),
         *resaltings(states, experiment),
         *interactions(states, experiment),
         *worst_slices(states, experiment),

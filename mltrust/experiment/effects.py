@@ -5,17 +5,23 @@ from datetime import date
 from math import isnan, nan
 from typing import NamedTuple
 
+from scipy import special
+
 from mltrust.experiment.cells import UNITS, ExperimentStates, mature_block, rests_of
 from mltrust.experiment.quantiles import overall_quantiles, slice_quantiles
 from mltrust.experiment.readings import Reading, overall_readings, slice_readings
 from mltrust.experiment.spec import Experiment
 from mltrust.experiment.sufficiency import too_small
+from mltrust.metrics import KINDS
 from mltrust.slices import OVERALL
-from mltrust.stats.bayes import FLAT, Normal, Posterior, normal_normal
+from mltrust.stats.bayes import FLAT, Normal, Posterior, beta_binomial, normal_normal
 from mltrust.stats.heterogeneity import against_rest
 from mltrust.stats.multiplicity import benjamini_hochberg, holm
 from mltrust.stats.power import mde_beyond
 from mltrust.verdicts import Verdict
+
+#: The method of the plain comparison of two shares.
+_PLAIN_SHARE = "proportion"
 
 
 class Effect(NamedTuple):
@@ -156,13 +162,8 @@ def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experime
     units = sum(states.count(UNITS, arm, phases) for arm in pair)
     mature = sum(states.count(mature_block(metric), arm, phases) for arm in pair)
     verdict, reason = _judge(reading, qvalue, experiment)
-    if reading.variance_reduction <= 0:
-        reason += "; the units' past explains nothing"
     overall = tuple(states.slice) == OVERALL
     posterior = _posterior(reading)
-    decisive = metric.role in ("goal", "guardrail")
-    if experiment.decision_set is not None:
-        decisive = metric.name in experiment.decision_set
     return Effect(
         treatment=reading.treatment,
         metric=metric.name,
@@ -178,11 +179,9 @@ def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experime
         non_inferiority_pvalue=reading.compared.non_inferiority,
         alpha=experiment.alpha,
         verdict=verdict,
-        reason=reason,
-        decides=overall and decisive and reading.leads,
-        mde=mde_beyond(
-            half_width=reading.compared.half_width, std_error=compared.std_error, power=experiment.rules.power
-        ),
+        reason=reason + _did_not_help(reading, experiment),
+        decides=overall and experiment.decides(metric) and reading.leads,
+        mde=_mde(reading, experiment, n_family if reading.role == "goal" and overall else 1),
         variance_reduction=reading.variance_reduction,
         chance_to_beat=posterior.chance_to_beat,
         expected_loss=posterior.loss_treatment,
@@ -191,9 +190,37 @@ def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experime
     )
 
 
+def _mde(reading: Reading, experiment: Experiment, n_tests: int = 1) -> float:
+    """The effect that would be found, at the level that Holm leaves the smallest of so many p-values."""
+    levels = (experiment.alpha / max(1, n_tests), experiment.alpha)
+    corrected, plain = (-float(special.ndtri(level / 2)) for level in levels)
+    half_width = reading.compared.half_width * corrected / plain
+    return mde_beyond(half_width=half_width, std_error=reading.comparison.std_error, power=experiment.rules.power)
+
+
+def _did_not_help(reading: Reading, experiment: Experiment) -> str:
+    """Says where a method takes away no more of the variance than covariates of pure chance would."""
+    if isnan(reading.variance_reduction):
+        return ""
+    by_past = reading.comparison.method.startswith("cuped")
+    n = reading.comparison.n_control + reading.comparison.n_treatment
+    rank = len(experiment.past_columns(reading.metric)) + 1 if by_past else 0
+    # Of n units, rank covariates of pure chance explain a share of chi-square(rank) / n.
+    by_chance = float(special.chdtri(rank, 0.05)) / n if rank and n else 0.0
+    if reading.variance_reduction > by_chance:
+        return ""
+    return "; the units' past explains no more than chance would" if by_past else "; it takes no variance away"
+
+
 def _posterior(reading: Reading) -> Posterior:
-    """What the fixed comparison says of the effect, given the prior of the metric, which is flat by default."""
+    """What the comparison says of the effect, given the prior of the metric.
+
+    Without one it is flat on the effect, or, of a plain share of units, Jeffreys' on the share of either arm.
+    """
     metric, compared = reading.metric, reading.comparison
+    if metric.prior_sd is None and compared.method == _PLAIN_SHARE and min(compared.n_control, compared.n_treatment):
+        [(control, treatment)] = reading.compared.pairs
+        return beta_binomial(control=control, treatment=treatment, increase_is_good=metric.direction == "increase")
     prior = FLAT if metric.prior_sd is None else Normal(0.0, metric.prior_sd.size(compared.mean_control))
     return normal_normal(
         effect=compared.effect,
@@ -205,16 +232,15 @@ def _posterior(reading: Reading) -> Posterior:
 
 def _could_show(reading: Reading, experiment: Experiment) -> str:
     """What a slice could have shown, in words."""
-    compared = reading.comparison
-    smallest = mde_beyond(
-        half_width=reading.compared.half_width, std_error=compared.std_error, power=experiment.rules.power
-    )
+    smallest = _mde(reading, experiment)
     return "" if isnan(smallest) else f"; it could have shown an effect of {smallest:.4g}"
 
 
 def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Verdict, str]:
     """The verdict of one effect: pass where the wanted claim is shown, breach where harm is, else inconclusive."""
     metric, compared, alpha = reading.metric, reading.comparison, experiment.alpha
+    if metric.role == "guardrail" and compared.effect == 0 and not compared.std_error > 0:
+        return _of_one_value(reading, alpha)
     if lacks := reading.lacks or too_small(metric, compared, experiment):
         return Verdict.INCONCLUSIVE, lacks + _could_show(reading, experiment)
     if isnan(qvalue):
@@ -238,3 +264,19 @@ def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Ver
         Verdict.PASS if better else Verdict.BREACH,
         f"{word} by {abs(compared.effect):.4g} (q = {qvalue:.2g})",
     )
+
+
+def _of_one_value(reading: Reading, alpha: float) -> tuple[Verdict, str]:
+    """The verdict of a guardrail of which all units of both arms have the same value.
+
+    Of an event that no treated unit had, a share of the margin or more is excluded where (1 - margin)^n <= alpha.
+    """
+    compared, margin = reading.comparison, reading.metric.margin
+    never = f"every unit of both arms has the same value, {compared.mean_control:.4g}"
+    if KINDS[reading.metric.kind].unit_value != "any" or margin is None or margin.absolute is None:
+        words = "only a proportion with an absolute margin can pass so"
+        return Verdict.INCONCLUSIVE, f"{never}, so there is nothing to compare; {words}"
+    excluded = max(0.0, 1 - margin.absolute) ** compared.n_treatment
+    if excluded <= alpha:
+        return Verdict.PASS, f"{never}; a loss of the margin is excluded (p = {excluded:.2g})"
+    return Verdict.INCONCLUSIVE, f"{never}; a loss of the margin is not excluded (p = {excluded:.2g})"

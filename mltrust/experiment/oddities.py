@@ -1,6 +1,6 @@
 """What a careful reader would doubt before believing an effect: its size, its skew, its trend, its trigger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from math import isnan
 
@@ -31,15 +31,60 @@ _TOO_LARGE, _TOO_CERTAIN = 0.3, 1e-12
 _TREND_LEVEL = 0.01
 
 
-def oddities(states: ExperimentStates, experiment: Experiment, effects: Sequence[Effect]) -> list[Check]:
-    """Twyman's law, skewness and the trend of every overall effect, and the units that the trigger left out."""
+def oddities(
+    states: ExperimentStates, experiment: Experiment, effects: Sequence[Effect], delays: Collection[str] = ()
+) -> list[Check]:
+    """Twyman's law, skewness, trend and delay of every overall effect, and the units that the trigger left out."""
     if experiment.unit == "bucket_id":
         return list(_twyman(effects))
     trends = judged("trend", "Welch", list(_trends(states, experiment)), level=_TREND_LEVEL, blocks=False)
     capped = judged(
         "capping", "chi-square", list(_caps(states, experiment)), level=experiment.srm_alpha, blocks=False
     )
-    return [*_twyman(effects), *_skews(states, experiment), *capped, *trends, *_untriggered(states, experiment)]
+    waits = judged(
+        "outcome delay",
+        "as the metric",
+        list(_waits(effects, experiment, delays)),
+        level=experiment.srm_alpha,
+        blocks=False,
+    )
+    return [
+        *_twyman(effects),
+        *_skews(states, experiment),
+        *capped,
+        *trends,
+        *waits,
+        *_untriggered(states, experiment),
+    ]
+
+
+def _waits(effects: Sequence[Effect], experiment: Experiment, delays: Collection[str]) -> Iterator[Finding]:
+    """Whether outcomes of the arms come equally late, for metrics of delays: else windows cut off unequal shares."""
+    of_delays = {metric.name for metric in experiment.metrics if metric.numerator in delays}
+    for row in _leading(effects):
+        if row.metric in of_delays:
+            after = f"{row.mean_control:.4g} days in {row.control}, {row.mean_treatment:.4g} in {row.treatment}"
+            words = f"outcomes after {after}"
+            yield Finding(
+                n=row.n_control + row.n_treatment,
+                statistic=row.statistic,
+                df=row.df,
+                pvalue=row.pvalue,
+                words=words,
+                alarm=f"{words}: a window cuts off more of one arm's",
+                metric=row.metric,
+                treatment=row.treatment,
+                value=row.effect,
+            )
+
+
+def _leading(effects: Sequence[Effect]) -> Iterator[Effect]:
+    """Of every metric and treatment the overall effect by the leading method, which comes first."""
+    seen = set()
+    for row in effects:
+        if row.overall and (row.metric, row.treatment) not in seen:
+            seen.add((row.metric, row.treatment))
+            yield row
 
 
 def _caps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
@@ -64,11 +109,9 @@ def _capped(states: ExperimentStates, metric: Metric, arm: str, phases: tuple[in
 
 
 def _twyman(effects: Sequence[Effect]) -> Iterator[Check]:
-    seen = set()
-    for row in effects:
-        if not row.overall or row.role == "diagnostic" or (row.metric, row.treatment) in seen:
+    for row in _leading(effects):
+        if row.role == "diagnostic":
             continue
-        seen.add((row.metric, row.treatment))
         odd = abs(row.rel_effect) > _TOO_LARGE or row.pvalue < _TOO_CERTAIN
         words = f"{row.rel_effect:+.1%} (p = {row.pvalue:.2g})"
         yield Check(

@@ -8,15 +8,12 @@ from mltrust.experiment.check import Check
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.stats.post_stratification import join_small
-from mltrust.stats.simpson import Gap, pooled_gap
+from mltrust.stats.simpson import GAP_LEVEL, Gap, pooled_gap
 from mltrust.verdicts import Verdict
-
-#: Level at which the gap between pooled and post-stratified effects is named (FORMULAS of the docs, Simpson).
-_GAP_LEVEL = 0.01
 
 
 def paradoxes(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """The gap of every goal and secondary metric, per declared set of attributes; none of weighted units."""
+    """The gap of every metric that decides or is secondary, per declared set; none of weighted units."""
     if experiment.unit == "bucket_id" or experiment.sample is not None:
         return []
     return [
@@ -24,7 +21,7 @@ def paradoxes(states: ExperimentStates, experiment: Experiment) -> list[Check]:
         for attributes, slices in states.sets.items()
         for metric in experiment.unit_metrics
         # The gap is one of unit-weighted means; the pool of a ratio is weighted by its denominator.
-        if metric.role in ("goal", "secondary") and metric.denominator is None
+        if (experiment.decides(metric) or metric.role == "secondary") and metric.denominator is None
         for treatment in experiment.treatments
         if len(slices) > 1
     ]
@@ -64,7 +61,7 @@ def _simpson_row(gap: Gap, attributes: tuple[str, ...], treatment: str, metric: 
         value=gap.gap,
         statistic=gap.statistic,
         pvalue=gap.pvalue,
-        threshold=_GAP_LEVEL,
+        threshold=GAP_LEVEL,
         verdict=verdict,
         reason=words[gap.kind],
         decides=verdict is Verdict.BREACH,

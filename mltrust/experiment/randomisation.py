@@ -70,12 +70,16 @@ def _failed(subject: str, n: int, strange: int, words: str) -> Check:
 
 
 def _overlaps(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
-    """Whether the variants of another experiment are met alike by all arms, within allocation phases."""
+    """Whether units of all arms that are in another experiment met its variants alike, within allocation phases.
+
+    How many of an arm are in it is not tested: a variant may lead more of its units to where the other one runs.
+    """
     for other, by_variant in states.overlaps.items():
+        met = [each for variant, each in by_variant.items() if variant != NO_VARIANT]
         tests = []
         for phase in range(len(experiment.phases)):
             arms = [arm for arm in experiment.arms if experiment.has_weight(arm, phase)]
-            counts = [[each.count(UNITS, arm, (phase,)) for arm in arms] for each in by_variant.values()]
+            counts = [[each.count(UNITS, arm, (phase,)) for arm in arms] for each in met]
             tests.append(independence(counts, smallest_expected=_SMALLEST_EXPECTED))
         found = summed(tests)
         shared = _shares(states, experiment, other)

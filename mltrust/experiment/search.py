@@ -36,14 +36,14 @@ class _Found(NamedTuple):
 
 
 def worst_slices(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """The worst slices of every goal and guardrail; a warning, as what decides is declared beforehand."""
+    """The worst slices of every metric that decides; a warning, as the slices were not declared beforehand."""
     if experiment.search is None:
         return []
     found = [
         each
         for metric in experiment.unit_metrics
         for treatment in experiment.treatments
-        if metric.role in ("goal", "guardrail")
+        if experiment.decides(metric)
         for each in _search(*states.halves, experiment, experiment.search, metric, treatment)
     ]
     qvalues = benjamini_hochberg([each.pvalue for each in found])
@@ -64,18 +64,28 @@ def _search(
         for where, states in first.items()
         for comparison in [compared(states, experiment, metric, treatment)]
         if _is_large(comparison, metric, experiment, search)
+        if _n_smaller(compared(_at(second, where), experiment, metric, treatment)) >= search.min_units
     }
     sign = 1 if metric.direction == "increase" else -1
     ascending = sorted(known, key=lambda where: sign * known[where].statistic)
     for where in [each for each in ascending if sign * known[each].effect < 0][:_CONFIRMED]:
         siblings = [known[each] for each in known if each.slice_key == where.slice_key]
-        confirmed = compared(second.get(where, SliceStates.empty()), experiment, metric, treatment)
+        confirmed = compared(_at(second, where), experiment, metric, treatment)
         yield _Found(metric, treatment, where, known[where], shrunken(known[where], siblings), confirmed)
 
 
 def _is_large(comparison: Comparison, metric: Metric, experiment: Experiment, search: Search) -> bool:
-    smaller = min(comparison.n_control, comparison.n_treatment)
-    return smaller >= search.min_units and comparison.std_error > 0 and not too_small(metric, comparison, experiment)
+    large = _n_smaller(comparison) >= search.min_units
+    return large and comparison.std_error > 0 and not too_small(metric, comparison, experiment)
+
+
+def _n_smaller(comparison: Comparison) -> int:
+    """Units of the smaller arm."""
+    return min(comparison.n_control, comparison.n_treatment)
+
+
+def _at(half: Mapping[Slice, SliceStates], where: Slice) -> SliceStates:
+    return half.get(where, SliceStates.empty())
 
 
 def _row(found: _Found, qvalue: float, n_family: int, experiment: Experiment) -> Check:

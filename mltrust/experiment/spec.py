@@ -1,16 +1,15 @@
 """What an experiment's conf says: units, arms, time, metrics, slices and what decides."""
 
-import difflib
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import ClassVar, Literal
 
+from mltrust.experiment import inconsistency
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.fairness import Fairness
 from mltrust.experiment.plan import Plan
-from mltrust.metrics import BUILT_IN_COLUMNS, Metric, MetricColumns, unknown_columns
+from mltrust.metrics import Metric, MetricColumns
 from mltrust.slices import Slicing
 
 #: How long an experiment without a planned end is taken to last.
@@ -63,6 +62,8 @@ class Search:
             raise ValueError(f"attributes: {list(self.attributes)} is empty or repeats one")
         if not 1 <= self.depth <= 3:
             raise ValueError(f"depth is {self.depth}, expected 1 to 3 attributes crossed")
+        if self.depth > len(self.attributes):
+            raise ValueError(f"depth is {self.depth}, and there are {len(self.attributes)} attributes to cross")
         if self.min_units < 2:
             raise ValueError(f"min_units is {self.min_units}, expected 2 or more")
 
@@ -84,6 +85,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise ValueError(f"rate is {self.rate}, expected a share of the units above 0 and below 1")
+        if len(set(self.by)) < len(self.by):
+            raise ValueError(f"by: {list(self.by)} names an attribute twice")
         if self.min_units < 0:
             raise ValueError(f"min_units is {self.min_units}, expected 0 or more")
 
@@ -92,8 +95,9 @@ class Sample:
 class Experiment:
     """One experiment.
 
-    `phases` maps the first UTC day of each allocation to the weights of the arms. `decision_set` names the
-    metrics whose overall effects decide (default: goals and guardrails); failed checks always do.
+    `phases` maps the first UTC day of each allocation to the weights of the arms. From the UTC day `planned_end` on
+    no unit enters any more, and metrics without a window do not count on. `decision_set` names the metrics whose
+    overall effects decide (default: goals and guardrails); failed checks always do.
 
     With `pre_days` effects are adjusted by CUPED: the covariates of a metric are its own columns, and the metric
     columns in `covariates`, summed over the unit's whole production traffic of that many days before its exposure
@@ -143,101 +147,9 @@ class Experiment:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.phases:
-            raise ValueError("phases is empty; expected the first day with the weights of the arms")
-        for day, weights in self.phases.items():
-            if weights.keys() != self._weights().keys():
-                raise ValueError(
-                    f"phases.{day}: arms {sorted(weights)}, in the first phase {sorted(self._weights())}"
-                )
-            if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-                raise ValueError(
-                    f"phases.{day}: weights {list(weights.values())}, expected none below 0 and one above"
-                )
-        if self.control not in self.arms:
-            raise ValueError(f"control {self.control!r} is none of the arms {', '.join(self.arms)}")
-        if len(self.arms) < 2:
-            raise ValueError(f"arms: only {self.control!r}, expected a treatment beside it")
-        if strange := set(self.buckets.values()) - set(self.arms):
-            raise ValueError(f"buckets map to {', '.join(sorted(strange))}, which is none of the arms")
-        if never := [arm for arm in self.treatments if not self.comparable_phases(arm)]:
-            raise ValueError(f"phases: {', '.join(never)} and {self.control} never have weight in the same phase")
-        if self.unit == "bucket_id" and not self.buckets:
-            raise ValueError("buckets is empty; the unit bucket_id needs every bucket with its arm")
-        for name, level in (("alpha", self.alpha), ("srm_alpha", self.srm_alpha)):
-            if not 0 < level < 1:
-                raise ValueError(f"{name} is {level}, expected a level in (0, 1)")
-        if self.horizon is not None and self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon} units, expected 1 or more")
-        if self.replicates is not None and self.resampling is None:
-            raise ValueError("replicates without resampling; say bootstrap or jackknife")
-        if self.resampling is not None and self.n_replicates < FEWEST_REPLICATES[self.resampling]:
-            raise ValueError(
-                f"replicates is {self.replicates}, expected {FEWEST_REPLICATES[self.resampling]} or more for a "
-                f"{self.resampling}"
-            )
-        if self.resampling == "jackknife" and self.unit == "bucket_id":
-            raise ValueError("resampling jackknife: the units are buckets, too few to be left out in groups")
-        if self.fairness is not None:
-            if strange := set(self.fairness.attributes) - set(self.slices.attributes):
-                raise ValueError(f"fairness: {', '.join(sorted(strange))} is no attribute of slices")
-            if self.unit == "bucket_id":
-                raise ValueError("fairness: the units are buckets, and slices vary within a bucket")
-        if self.sample is not None:
-            if strange := set(self.sample.by) - set(self.slices.attributes):
-                raise ValueError(f"sample: {', '.join(sorted(strange))} is none of slices.attributes")
-            no_weights = {
-                "quantiles": self.quantiles,
-                "resampling": self.resampling,
-                "salts": self.salts,
-                "fairness": self.fairness,
-                f"inference {self.inference}": self.inference != "fixed",
-                "the unit bucket_id": self.unit == "bucket_id",
-                "a ratio of the arms that changes": any(map(self.ratio_changes, self.treatments)),
-            }
-            if together := [name for name, given in no_weights.items() if given]:
-                raise ValueError(f"sample: {', '.join(together)} cannot be had from weighted units")
-        if self.pre_days is not None and self.pre_days < 1:
-            raise ValueError(f"pre_days is {self.pre_days}, expected 1 or more")
-        if self.pre_days is None and self.covariates:
-            raise ValueError("covariates without pre_days; say how many days before exposure they are summed over")
-        if self.pre_days is not None and self.unit not in (None, "unit_id"):
-            raise ValueError(f"pre_days: a {self.unit} has no past; only the unit unit_id has covariates")
-        if not self.unit_metrics:
-            raise ValueError("metrics has no metric of units; expected one beside quantiles, or any at all")
-        if twice := [name for name, n in Counter(metric.name for metric in self.metrics).items() if n > 1]:
-            raise ValueError(f"metrics: {', '.join(twice)} declared twice")
-        if self.unit == "bucket_id" and (shares := [each.name for each in self.metrics if each.kind == "proportion"]):
-            raise ValueError(f"metrics: {', '.join(shares)} is a share of units, and the units are buckets")
-        deciding = self.decision_set
-        if deciding is None:
-            deciding = tuple(each.name for each in self.metrics if each.role in ("goal", "guardrail"))
-        if not deciding:
-            raise ValueError("no metric decides; expected a goal, a guardrail or a decision_set")
-        if self.inference != "fixed":
-            if self.unit == "bucket_id":
-                raise ValueError(f"inference {self.inference}: the units are buckets, which all come at once")
-            if growing := [each.name for each in self.metrics if each.name in deciding and not each.window_days]:
-                raise ValueError(
-                    f"inference {self.inference}: {', '.join(growing)} decides and has no window_days; a value that "
-                    "still grows cannot be read at several looks"
-                )
-            if skipping := [each.name for each in self.quantiles if each.name in deciding]:
-                raise ValueError(
-                    f"inference {self.inference}: {', '.join(skipping)} decides and is a quantile, which has no test "
-                    "for several looks"
-                )
-        if strange := set(self.served_by) - set(self.arms):
-            raise ValueError(f"served_by names {', '.join(sorted(strange))}, which is none of the arms")
-        if self.assignment is not None and self.unit not in (None, "unit_id"):
-            raise ValueError(f"assignment: a {self.unit} is not hashed to a bucket; only the unit unit_id is")
-        if self.salts is not None and self.salts < 100:
-            raise ValueError(f"salts is {self.salts}, expected 100 or more A/A tests (1000 tell well)")
-        searched = self.search.attributes if self.search is not None else ()
-        if strange := set(searched) - set(self.slices.attributes):
-            raise ValueError(f"search: {', '.join(sorted(strange))} is none of slices.attributes")
-        if unknown := set(self.decision_set or ()) - {metric.name for metric in self.metrics}:
-            raise ValueError(f"decision_set: {', '.join(sorted(unknown))} is none of the metrics")
+        # What the arms are comes first: the rest asks for them.
+        if problems := list(inconsistency.of_arms(self)) or list(inconsistency.of_the_rest(self)):
+            raise ValueError("; ".join(problems))
 
     def _weights(self) -> dict[str, float]:
         return next(iter(self.phases.values()))
@@ -259,6 +171,16 @@ class Experiment:
     def quantiles(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.metrics if metric.of_rows)
 
+    def decides(self, metric: Metric) -> bool:
+        """Whether the verdict rests on the overall effect on a metric."""
+        if self.decision_set is None:
+            return metric.role in ("goal", "guardrail")
+        return metric.name in self.decision_set
+
+    def until(self, as_of: date) -> date:
+        """The first day that is not read any more: that of as_of, or the planned end before it."""
+        return as_of if self.planned_end is None else min(as_of, self.planned_end)
+
     @property
     def start(self) -> date:
         return min(self.phases)
@@ -267,6 +189,11 @@ class Experiment:
     def n_replicates(self) -> int:
         """Replicates of the units; 0 without resampling."""
         return 0 if self.resampling is None else self.replicates or REPLICATES[self.resampling]
+
+    @property
+    def fewest_replicates(self) -> int:
+        """The fewest replicates that tell an error; 0 without resampling."""
+        return 0 if self.resampling is None else FEWEST_REPLICATES[self.resampling]
 
     @property
     def past_since(self) -> date:
@@ -317,36 +244,9 @@ class Experiment:
                 expected[arm] += n * weights[arm] / sum(weights.values())
         return list(expected.values())
 
-    def problems(self, columns: MetricColumns, attributes: Collection[str]) -> list[str]:
-        """What does not fit the metric columns of the log, or the columns that a slice attribute can be."""
-        unknown_covariates = [name for name in self.covariates if name not in (*columns.names(), *BUILT_IN_COLUMNS)]
-        none = "(none declared)"
-        near = {
-            name: difflib.get_close_matches(column, attributes, 1) for name, column in self.slices.attributes.items()
-        }
-        return (
-            [
-                f"slices.attributes.{name}: {column!r} is no column of log {self.log!r}"
-                + (f"; did you mean {near[name][0]!r}?" if near[name] else "")
-                for name, column in self.slices.attributes.items()
-                if column not in attributes
-            ]
-            + [
-                f"metrics.{metric.name}: {', '.join(unknown)} is no "
-                f"{'histogram' if metric.of_rows else 'metric column'} of log {self.log!r}; "
-                f"expected one of {', '.join(columns.histograms if metric.of_rows else columns.names()) or none}"
-                for metric in self.metrics
-                if (unknown := unknown_columns(metric, columns))
-            ]
-            + [
-                f"covariates: {name} is no metric column of log {self.log!r}; "
-                f"expected one of {', '.join((*columns.names(), *BUILT_IN_COLUMNS))}"
-                for name in unknown_covariates
-            ]
-            + [
-                f"fairness.predictions: {each.predictions!r} is no prediction of log {self.log!r}; "
-                f"expected one of {', '.join(columns.predictions) or none}"
-                for each in [self.fairness]
-                if each is not None and each.predictions not in columns.predictions
-            ]
-        )
+    def problems(self, columns: MetricColumns, attributes: Collection[str], texts: Collection[str] = ()) -> list[str]:
+        """What does not fit the metric columns of the log, or the columns that a slice attribute can be.
+
+        `texts` are those of them that are no numbers.
+        """
+        return list(inconsistency.with_log(self, columns, attributes, texts))

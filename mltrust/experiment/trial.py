@@ -100,6 +100,13 @@ class Trial:
             planned_end=None,
             horizon=None,
             inference="fixed",
+            sample=None,
+            resampling=None,
+            replicates=None,
+            fairness=None,
+            search=None,
+            salts=None,
+            trigger=None,
             decision_set=tuple(metric.name for metric in metrics),
         )
         return cls(start, weeks, maturing_weeks(experiment), tried)

@@ -40,6 +40,9 @@ def markdown(found: Planned, experiment: Experiment, trial: Trial, as_of: dateti
     ]
     if slices := [row for row in at_end if not row.overall and row.leads and row.role in ("goal", "guardrail")]:
         parts += [f"### In slices, after {shown} weeks", _slices(slices, found.prospects)]
+    if experiment.quantiles:
+        names = ", ".join(metric.name for metric in experiment.quantiles)
+        parts.append(f"Not planned: {names}. How far a quantile will be known does not follow from moments of units.")
     parts.append("\n".join(f"- {line}" for line in _basis(experiment, trial, as_of, note)))
     return "\n\n".join(parts)
 

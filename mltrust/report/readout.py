@@ -7,6 +7,7 @@ from math import isnan
 from mltrust.experiment.check import Check
 from mltrust.experiment.effects import Effect
 from mltrust.experiment.readout import Readout
+from mltrust.experiment.recommendation import Advice
 from mltrust.experiment.spec import Experiment
 from mltrust.report.fairness import fairness
 from mltrust.report.numbers import number
@@ -41,10 +42,10 @@ def markdown(
     """The readout in one page, after its verdict: what to do and why, checks, overall effects, notable slices."""
     parts = [
         f"**{found.recommendation}** — `{experiment.experiment_id}` as of {as_of:%Y-%m-%d}. {experiment.description}",
-        _reasons(found.reasons),
+        *_advice(found.advice),
         "### Checks",
         _checks([row for row in found.checks if row.slice_key == "" or row.verdict is not Verdict.PASS][:_SHOWN]),
-        f"{_count(found.checks)} checks in all; see `experiment_checks`.",
+        f"{_count(found.checks)} checks in all; see `experiment_checks`.{_not_asked(experiment)}",
         "### Overall effects",
         _effects(leading := [row for row in _leading(found.effects) if row.overall]),
     ]
@@ -61,6 +62,30 @@ def markdown(
     if note:
         parts.append(f"Reduction: {note}.")
     return "\n\n".join(parts)
+
+
+def _advice(advice: Sequence[Advice]) -> list[str]:
+    """The reasons, of several treatments each after its name and what to do about it."""
+    if len(advice) == 1:
+        return [_reasons(advice[0].reasons)]
+    return [f"**{each.treatment}: {each.recommendation}**\n\n{_reasons(each.reasons)}" for each in advice]
+
+
+#: Parts of the conf without which something is not checked, and what that is.
+_ASKED_FOR = {
+    "assignment": "whether units are in the buckets that their hash gives",
+    "served_by": "which model version answered which arm",
+    "pre_days": "whether the arms were alike before exposure",
+    "salts": "tests of the control against itself",
+    "search": "slices that lose and nobody declared",
+    "fairness": "whether predictions are alike over slices",
+}
+
+
+def _not_asked(experiment: Experiment) -> str:
+    """What was not checked because the conf does not ask for it; '' where everything was."""
+    missing = [f"{words} (`{name}`)" for name, words in _ASKED_FOR.items() if not getattr(experiment, name)]
+    return f" Not checked, because the conf does not ask: {'; '.join(missing)}." if missing else ""
 
 
 def _reasons(reasons: Sequence[str]) -> str:

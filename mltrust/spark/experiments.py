@@ -59,6 +59,7 @@ from mltrust.spark.units import (
     capped_column,
     exposed_units,
     mature_column,
+    overlap_column,
     quantile_caps,
     rejected,
     squares_column,
@@ -214,7 +215,7 @@ def _reduced(
         "days": CellSet((*keys, DAY), blocks),
         "whole": CellSet(keys, _whole_blocks(experiment)),
         **{f"count {name}": CellSet((*keys, DAY, name), (Block(UNITS),)) for name in attributes},
-        **{f"overlap {name}": CellSet((*keys, name), blocks) for name in overlaps},
+        **{f"overlap {name}": CellSet((*keys, overlap_column(name)), blocks) for name in overlaps},
     }
     if finest:
         sets["finest"] = CellSet((*keys, *attributes), blocks)
@@ -238,7 +239,7 @@ def _reduced(
         ),
         whole=overall_of(found["whole"]),
         triggered=_triggered(found.get("triggered")),
-        overlaps={name: by_value(found[f"overlap {name}"], name) for name in overlaps},
+        overlaps={name: by_value(found[f"overlap {name}"], overlap_column(name)) for name in overlaps},
         buckets={
             values[BUCKET]: Bucket(blocks[UNITS].n, blocks[AGREES].n) for values, blocks in found.get("buckets", ())
         },

@@ -17,7 +17,7 @@ from mltrust.experiment.spec import Experiment
 from mltrust.metrics import BELOW, ROWS, HistogramColumn, Metric
 from mltrust.slices import Slice, name_slice
 from mltrust.spark.moments import Block, CellSet, cells
-from mltrust.spark.units import EVERYONE, is_mature, mature_column
+from mltrust.spark.units import EVERYONE, is_mature, mature_column, while_running
 from mltrust.stats.quantiles import OrderStatistics, of_cells
 
 _Set = tuple[str, ...]
@@ -58,7 +58,10 @@ def _frame(units: DataFrame, days: DataFrame, experiment: Experiment, as_of: dat
     joined = own.join(units.select("unit_id", "exposure_day"), "unit_id")
     # Entries of several days may name a cell twice: they are only ever summed.
     per_unit = joined.groupBy("unit_id").agg(
-        *(F.flatten(F.collect_list(_of_day(metric))).alias(_entries(metric)) for metric in experiment.quantiles)
+        *(
+            F.flatten(F.collect_list(_of_day(metric, experiment))).alias(_entries(metric))
+            for metric in experiment.quantiles
+        )
     )
     flags = {mature_column(metric): is_mature(metric, as_of) for metric in experiment.quantiles}
     found = units.join(per_unit, "unit_id", "left").withColumns(flags)
@@ -69,10 +72,10 @@ def _frame(units: DataFrame, days: DataFrame, experiment: Experiment, as_of: dat
     return found.withColumns(mature)
 
 
-def _of_day(metric: Metric) -> Column:
+def _of_day(metric: Metric, experiment: Experiment) -> Column:
     entries = F.map_entries(metric.numerator)
     if metric.window_days is None:
-        return entries
+        return F.when(while_running(experiment), entries)
     return F.when(F.datediff("day", "exposure_day") < metric.window_days, entries)
 
 

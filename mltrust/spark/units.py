@@ -293,14 +293,20 @@ def _days_since(time: str) -> Column:
     return (F.unix_micros("event_time") - F.unix_micros(time)) / F.lit(86_400_000_000)
 
 
-def refuse_unknown(rows: DataFrame, columns: MetricColumns) -> None:
-    """Raises ConfError where the value of a metric column is no SQL expression on a record."""
+def refuse_unknown(rows: DataFrame, columns: MetricColumns, trigger: str | None = None) -> None:
+    """Raises ConfError where the value of a metric column, or the trigger, is no SQL expression on a record."""
     for name, column in (columns.requests | columns.histograms).items():
-        try:
-            _ = rows.select(F.expr(column.value).cast("double")).schema
-        except Exception as error:  # a parser or an analyser, of a classic or a Connect session
-            said = str(error).splitlines()[0]
-            raise ConfError(f"metric column {name!r}: {column.value!r} cannot be read on a record: {said}") from None
+        _refuse_unreadable(rows, f"metric column {name!r}", column.value, "double")
+    if trigger is not None:
+        _refuse_unreadable(rows, "trigger", trigger, "boolean")
+
+
+def _refuse_unreadable(rows: DataFrame, what: str, expression: str, type_: str) -> None:
+    try:
+        _ = rows.select(F.expr(expression).cast(type_)).schema
+    except Exception as error:  # a parser or an analyser, of a classic or a Connect session
+        said = str(error).splitlines()[0]
+        raise ConfError(f"{what}: {expression!r} cannot be read on a record: {said}") from None
 
 
 def unit_days(
@@ -405,16 +411,20 @@ def trend_column(metric: Metric) -> str:
 
 
 def exposed_units(exposures: DataFrame, experiment: Experiment, as_of: datetime) -> DataFrame:
-    """One row per unit exposed before as_of: `unit_id`, `variant`, `exposure_day`, `phase`, each slice attribute.
+    """One row per unit exposed before as_of and the planned end.
+
+    Columns are `unit_id`, `variant`, `exposure_day`, `phase` and each slice attribute. What is seen after the planned
+    end is not of the experiment any more.
 
     Flags, which are yes or no: `crossed` where a unit was seen in several variants, `triggered` where the trigger
     held, `misserved` where a model version answered that is not of the unit's arm, `agrees` where its bucket is the
     one that the declared hash gives. `half` is one of two that the units fall into by chance.
     """
-    seen = F.filter("days", lambda each: each["day"] < F.lit(as_of.date()))
+    until = F.lit(experiment.until(as_of.date()))
+    seen = F.filter("days", lambda each: each["day"] < until)
     n_variants = F.size(F.array_distinct(F.transform(seen, lambda each: each["variant"])))
     bucket = F.coalesce("bucket_id", F.lit(NO_BUCKET))
-    before = exposures.where(F.col("first_exposure") < F.lit(as_of)).select(
+    before = exposures.where(F.to_date("first_exposure") < until).select(
         "unit_id",
         "variant",
         F.to_date("first_exposure").alias("exposure_day"),
@@ -458,10 +468,19 @@ def with_overlaps(units: DataFrame, others: DataFrame, names: Sequence[str], as_
     """`units` with the variant of each of the other experiments, `others` being their exposures; (none) without."""
     before = others.where(F.col("first_exposure") < F.lit(as_of))
     variants = before.groupBy("unit_id").agg(
-        *(F.max(F.when(F.col("experiment_id") == name, F.col("variant"))).alias(name) for name in names)
+        *(
+            F.max(F.when(F.col("experiment_id") == name, F.col("variant"))).alias(overlap_column(name))
+            for name in names
+        )
     )
     found = units.join(variants, "unit_id", "left")
-    return found.withColumns({name: F.coalesce(F.col(f"`{name}`"), F.lit(NO_VARIANT)) for name in names})
+    columns = map(overlap_column, names)
+    return found.withColumns({name: F.coalesce(F.col(f"`{name}`"), F.lit(NO_VARIANT)) for name in columns})
+
+
+def overlap_column(experiment_id: str) -> str:
+    """The name of the column with the variant of another experiment."""
+    return f"in {experiment_id}"
 
 
 def unit_frame(
@@ -479,9 +498,11 @@ def unit_frame(
     A value is null where the unit's window is not over, and where it is missing and the metric excludes that.
     `days` are the experiment's rows of unit_days and, where it has covariates, those of everyone.
     """
-    sums = {_sum_name(metric, column): _window_sum(metric, column) for metric, column in _columns(experiment)}
+    sums = {
+        _sum_name(metric, column): _window_sum(metric, column, experiment) for metric, column in _columns(experiment)
+    }
     sums |= {trend_column(metric): _trend_sum(metric) for metric in experiment.unit_metrics if has_trend(metric)}
-    sums[FAILED] = F.sum(F.when(F.col("experiment_id") != EVERYONE, F.col("n_errors"))) > 0
+    sums[FAILED] = F.sum(F.when(while_running(experiment), F.col("n_errors"))) > 0
     sums |= {past_column(column): _past_sum(column, experiment) for column in experiment.all_past_columns()}
     before = days.where(F.col("day") < F.lit(as_of.date()))
     if experiment.pre_days is not None:
@@ -528,10 +549,19 @@ def _columns(experiment: Experiment) -> list[tuple[Metric, str]]:
     return [(metric, column) for metric in experiment.unit_metrics for column in metric.columns()]
 
 
-def _window_sum(metric: Metric, column: str) -> Column:
-    counts = F.col("experiment_id") != EVERYONE
-    if metric.window_days is not None:
-        counts &= F.datediff("day", "exposure_day") < metric.window_days
+def while_running(experiment: Experiment) -> Column:
+    """Whether a day of a unit lies before the planned end of the experiment."""
+    of_experiment = F.col("experiment_id") != EVERYONE
+    end = experiment.planned_end
+    return of_experiment if end is None else of_experiment & (F.col("day") < F.lit(end))
+
+
+def _window_sum(metric: Metric, column: str, experiment: Experiment) -> Column:
+    if metric.window_days is None:
+        counts = while_running(experiment)
+    else:
+        in_window = F.datediff("day", "exposure_day") < metric.window_days
+        counts = (F.col("experiment_id") != EVERYONE) & in_window
     return F.sum(F.when(counts, F.col(column)))
 
 

@@ -11,7 +11,8 @@ from mltrust.stats.independence import independence
 from mltrust.stats.means import Arm
 from mltrust.stats.post_stratification import post_stratified, terms
 
-_GAP_LEVEL = 0.01
+#: Level at which the gap between pooled and post-stratified effects is named.
+GAP_LEVEL = 0.01
 _REVERSAL_LEVEL = 0.05
 _MIX_LEVEL = 0.001
 
@@ -91,6 +92,6 @@ def _kind(
 ) -> Literal["reversal", "mix shift", "none", "inconclusive"]:
     if isnan(pvalue):
         return "inconclusive"
-    if pvalue >= _GAP_LEVEL or not mix_pvalue < _MIX_LEVEL:
+    if pvalue >= GAP_LEVEL or not mix_pvalue < _MIX_LEVEL:
         return "none"
     return "reversal" if reversal else "mix shift"

@@ -236,6 +236,23 @@ def test_a_unit_agrees_where_its_bucket_is_what_the_declared_hash_gives(spark: S
     assert flags(built, "bucket")["e"] == "(none)"
 
 
+def test_after_the_planned_end_nobody_enters_and_what_has_no_window_stands_still(spark: SparkSession) -> None:
+    visits = Metric("visits", "mean", "n_requests", role="goal")
+    fast = Metric("fast", "mean", "n_requests", window_days=3)
+    ended = replace(EXPERIMENT, metrics=(visits, fast), planned_end=date(2026, 10, 7), buckets={})
+    rows = [
+        row(at(6), "r1", "a", variant="c"),
+        row(at(7), "r2", "a", variant="t"),  # launched to everybody: no crossing
+        row(at(7), "r3", "b", variant="t"),
+    ]
+    built = Built(spark, rows, experiment=ended)
+    exposed = units.exposed_units(built.exposures, ended, AS_OF)
+    [only] = units.unit_frame(exposed, built.days, ended, AS_OF, {}).collect()
+    assert (only["unit_id"], only["crossed"]) == ("a", "no")
+    values = [only[units.value_column(metric, "n_requests")] for metric in (visits, fast)]
+    assert values == [1.0, 2.0]
+
+
 def test_the_variants_of_other_experiments_stand_beside_the_own(spark: SparkSession) -> None:
     rows = [row(at(5), f"r{unit}", unit, variant="c") for unit in "abd"]
     other = replace(EXPERIMENT, experiment_id="o.1")
@@ -243,9 +260,9 @@ def test_the_variants_of_other_experiments_stand_beside_the_own(spark: SparkSess
     built, others = Built(spark, rows), Built(spark, met, experiment=other)
     exposed = units.exposed_units(built.exposures, EXPERIMENT, AS_OF)
     found = units.with_overlaps(exposed, others.exposures, ["o.1"], AS_OF)
-    assert {each["unit_id"]: each["o.1"] for each in found.collect()} == {"a": "t", "b": "c", "d": "(none)"}
+    assert {each["unit_id"]: each["in o.1"] for each in found.collect()} == {"a": "t", "b": "c", "d": "(none)"}
     earlier = units.with_overlaps(exposed, others.exposures, ["o.1"], at(7, 0))
-    assert {each["unit_id"]: each["o.1"] for each in earlier.collect()} == {"a": "t", "b": "(none)", "d": "(none)"}
+    assert {each["unit_id"]: each["in o.1"] for each in earlier.collect()} == {"a": "t", "b": "(none)", "d": "(none)"}
 
 
 def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSession) -> None:
@@ -547,6 +564,14 @@ def test_a_metric_column_that_is_no_expression_on_a_record_is_a_conf_error(spark
     for value in ("latencyms", "latency_ms +"):
         with pytest.raises(ConfError, match="metric column 'x'"):
             units.refuse_unknown(rows, MetricColumns({"x": RequestColumn(value)}))
+
+
+def test_a_trigger_that_is_no_condition_on_a_record_is_a_conf_error(spark: SparkSession) -> None:
+    rows = frame(spark, [], LOG)
+    units.refuse_unknown(rows, COLUMNS, "latency_ms > 100")
+    for trigger in ("latencyms > 100", "latency_ms >", "experiments"):
+        with pytest.raises(ConfError, match=r"trigger: .* cannot be read on a record"):
+            units.refuse_unknown(rows, COLUMNS, trigger)
 
 
 def test_a_request_as_unit_takes_only_outcomes_keyed_by_request(spark: SparkSession) -> None:

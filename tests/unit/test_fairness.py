@@ -286,7 +286,7 @@ def test_a_conf_of_fairness_that_makes_no_sense_is_refused(changes: dict[str, ob
 
 
 def test_fairness_is_over_declared_attributes_and_predictions_of_units_that_have_slices() -> None:
-    with pytest.raises(ValueError, match="age is no attribute of slices"):
+    with pytest.raises(ValueError, match="age is none of slices.attributes"):
         replace(EXPERIMENT, fairness=replace(SPEC, attributes=("age",)))
     with pytest.raises(ValueError, match="units are buckets"):
         replace(EXPERIMENT, unit="bucket_id", buckets={"b": "c"}, metrics=(Metric("m", "mean", "x", role="goal"),))

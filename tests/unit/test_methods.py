@@ -175,8 +175,19 @@ def test_a_past_that_explains_nothing_is_said_to() -> None:
     found = World(past=0.0, n=20).read(pre_days=14)
     reductions = {row.metric: row.variance_reduction for row in found.effects if row.method == "cuped"}
     assert max(map(abs, reductions.values())) < 0.05
-    for row in found.effects:
-        assert row.reason.endswith("the units' past explains nothing") == (row.variance_reduction <= 0)
+    said = [row for row in found.effects if row.reason.endswith("the units' past explains no more than chance would")]
+    assert {row.metric for row in said if row.overall} == set(reductions)
+    assert {row.method for row in said} == {"cuped"}
+    more = World(n=200).read(pre_days=14)
+    assert not any(
+        "no more than chance" in row.reason for row in more.effects if row.overall and row.metric == "money"
+    )
+
+
+def test_another_method_that_takes_no_variance_away_is_said_to() -> None:
+    for row in World(past=0.0, n=20).read(pre_days=14).effects:
+        if row.method.startswith("post-stratified"):
+            assert row.reason.endswith("; it takes no variance away") == (row.variance_reduction <= 0)
 
 
 def test_slices_are_read_by_the_past_too() -> None:

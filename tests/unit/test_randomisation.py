@@ -23,6 +23,14 @@ def found(buckets: dict[str, Bucket]) -> dict[str, Check]:
     return {row.metric: row for row in randomisations(replace(empty, buckets=buckets), SPEC)}
 
 
+def test_an_arm_that_meets_another_experiment_more_often_is_no_mismatch() -> None:
+    rng = np.random.default_rng(5)
+    variant = arms(4000)
+    banner = np.where(rng.random(len(variant)) < np.where(variant == "t", 0.6, 0.3), "in", "(none)")
+    banner = np.where(banner == "in", rng.choice(["control", "treatment"], len(variant)), banner)
+    assert overlap(banner, variant).verdict is Verdict.PASS
+
+
 def test_even_buckets_as_the_hash_gives_them_pass() -> None:
     rows = found({f"b{at}": Bucket(n, n) for at, n in enumerate((250, 260, 240, 250))})
     assert {name: row.verdict for name, row in rows.items()} == {"hash": Verdict.PASS, "evenness": Verdict.PASS}

@@ -325,7 +325,7 @@ def test_a_ratio_is_not_searched_for_a_reversal() -> None:
     found = read(
         {"control": [Units(500), Units(500, device="tv")], "treatment": [Units(500), Units(500, device="tv")]}
     )
-    assert {row.metric for row in found.checks if row.check == "simpson"} == {"clicked", "spent"}
+    assert {row.metric for row in found.checks if row.check == "simpson"} == {"clicked", "spent", "waited"}
 
 
 def test_pooling_over_a_changed_allocation_would_have_shown_an_effect() -> None:
@@ -352,6 +352,96 @@ def test_the_decision_set_of_the_conf_decides() -> None:
     assert read(arms, decision_set=("clicked", "spent")).verdict is Verdict.PASS
     found = read(arms, decision_set=("waited",))
     assert [row.metric for row in found.effects if row.decides] == ["waited"]
+
+
+THREE = {date(2026, 10, 5): {"control": 1.0, "b": 1.0, "c": 1.0}}
+
+
+def test_every_treatment_has_its_own_advice_and_the_best_one_leads() -> None:
+    arms = {"control": [Units(5000)], "b": [Units(5000, rate=0.15)], "c": [Units(5000, rate=0.25)]}
+    found = read(arms, phases=THREE)
+    assert [(each.treatment, each.recommendation) for each in found.advice] == [("c", "ship"), ("b", "do not ship")]
+    assert (found.recommendation, found.verdict) == ("ship", Verdict.PASS)
+    assert not any("(b)" in reason for reason in found.reasons)
+
+
+def test_a_mismatch_of_all_arms_makes_every_treatment_invalid() -> None:
+    arms = {"control": [Units(5000)], "b": [Units(4000)], "c": [Units(5000)]}
+    assert {each.recommendation for each in read(arms, phases=THREE).advice} == {"invalid"}
+
+
+def test_a_fixed_test_is_not_read_before_its_planned_end() -> None:
+    end = date(2026, 11, 2)
+    gain = read({"control": [Units(5000)], "treatment": [Units(5000, rate=0.25)]}, planned_end=end)
+    assert (gain.recommendation, gain.verdict) == ("keep running", Verdict.INCONCLUSIVE)
+    assert gain.reasons[1].startswith("the planned end is 2026-11-02")
+
+
+@pytest.mark.parametrize(
+    ("rate", "recommendation"),
+    [(0.185, "keep running"), (0.15, "do not ship")],  # p = 0.014 and 1e-20
+)
+def test_before_the_planned_end_only_clear_harm_stops(rate: float, recommendation: str) -> None:
+    arms = {"control": [Units(5000)], "treatment": [Units(5000, rate=rate)]}
+    early, late = read(arms, planned_end=date(2026, 11, 2)), read(arms, planned_end=AS_OF)
+    assert effect(early, "clicked").verdict is Verdict.BREACH
+    assert (early.recommendation, late.recommendation) == (recommendation, "do not ship")
+    assert early.verdict is (Verdict.BREACH if recommendation == "do not ship" else Verdict.INCONCLUSIVE)
+
+
+def test_a_ship_without_a_planned_end_says_what_that_means() -> None:
+    arms = {"control": [Units(5000)], "treatment": [Units(5000, rate=0.25)]}
+    said = {end: read(arms, planned_end=end).reasons for end in (None, AS_OF)}
+    assert [any("no planned_end" in reason for reason in reasons) for reasons in said.values()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "n", "verdict"),
+    [
+        ("proportion", Margin(absolute=0.001), 5000, Verdict.PASS),  # 0.999^5000 = 0.0067
+        ("proportion", Margin(absolute=0.001), 1000, Verdict.INCONCLUSIVE),  # 0.37
+        ("proportion", Margin(relative=0.1), 5000, Verdict.INCONCLUSIVE),
+        ("mean", Margin(absolute=0.001), 5000, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_guardrail_of_an_event_that_nobody_had(kind: str, margin: Margin, n: int, verdict: Verdict) -> None:
+    crashed = Metric("crashed", kind, "clicks", role="guardrail", direction="decrease", margin=margin)
+    found = read({"control": [Units(n, rate=0)], "treatment": [Units(n, rate=0)]}, metrics=(crashed,))
+    row = effect(found, "crashed")
+    assert row.verdict is verdict
+    assert row.reason.startswith("every unit of both arms has the same value, 0")
+
+
+def test_a_share_has_jeffreys_prior_and_a_mean_a_flat_one() -> None:
+    found = read({"control": [Units(60)], "treatment": [Units(60, rate=0.3)]})
+    row = effect(found, "clicked")
+    k_c, k_t = (round(n * mean) for n, mean in ((60, row.mean_control), (60, row.mean_treatment)))
+    rng = np.random.default_rng(3)
+    control, treatment = (rng.beta(k + 0.5, 60 - k + 0.5, 1_000_000) for k in (k_c, k_t))
+    assert row.chance_to_beat == pytest.approx(np.mean(treatment > control), abs=0.002)
+    flat = effect(found, "spent")
+    assert flat.chance_to_beat == pytest.approx(stats.norm.cdf(flat.effect / flat.std_error), abs=1e-12)
+
+
+def test_the_mde_of_a_goal_is_that_at_the_level_of_its_family() -> None:
+    arms = {"control": [Units(5000)], "b": [Units(5000)], "c": [Units(5000)]}
+    for row in read(arms, phases=THREE).effects:
+        if row.overall and row.metric in ("clicked", "waited"):
+            level = 0.05 / (2 if row.metric == "clicked" else 1)
+            expected = (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(0.8)) * row.std_error
+            assert row.mde == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("slower", "warned"), [(0.0, False), (8.0, True)])
+def test_outcomes_that_come_later_in_one_arm_are_told(slower: float, warned: bool) -> None:
+    waiting = Metric("delay", "ratio", "latency", denominator="visits", role="diagnostic", direction="decrease")
+    spec = experiment(metrics=(CLICKED, waiting))
+    arms = {"control": [Units(5000)], "treatment": [Units(5000, rate=0.25, latency=100 + slower)]}
+    found = readout(states(spec, arms), spec, AS_OF, delays=("latency",))
+    row = check(found, "outcome delay")
+    assert (row.verdict is Verdict.INCONCLUSIVE, row.metric) == (warned, "delay")
+    assert any(reason.startswith("but outcome delay (delay): outcomes after") for reason in found.reasons) == warned
+    assert not [row for row in readout(states(spec, arms), spec, AS_OF).checks if row.check == "outcome delay"]
 
 
 def test_a_clean_experiment_is_never_called_a_reversal() -> None:
