@@ -202,7 +202,8 @@ def _of_ship(results: Results) -> str:
 
 Whole experiments through checks, effects and recommendation: {ship.N_UNITS:,} units of three devices over \
 {ship.N_DAYS} days, a goal (proportion of 10 %) and a guardrail (ratio over clustered requests, margin \
-{ship.MARGIN:.0%}), slices by device. Without an effect a ship is a goal that errs on its good side, alpha/2; \
+{ship.MARGIN:.0%}), slices by device, read after {" and ".join(map(str, ship.READ_AFTER))} days until it is \
+not to keep running. Without an effect a ship is a goal that errs on its good side, alpha/2; \
 with harm exactly at the margin of the guardrail it is a guardrail that passes, alpha. `invalid` is a check that \
 failed by chance.
 
