@@ -32,12 +32,12 @@ demo: java $(READY) ## A simulated lakehouse, all jobs, planted against found
 	$(BIN)/mltrust demo
 
 test: java $(READY) ## The suite without its slow part
-	$(PYTEST) tests/unit tests/oracle -m "not slow"
+	$(PYTEST) tests/unit tests/oracle -m "not slow" --numprocesses auto
 	$(PYTEST) tests/spark -m "not slow"
 	$(PYTEST) tests/jobs tests/real -m "not slow"
 
 test-unit: $(READY) ## What needs no JVM
-	$(PYTEST) tests/unit tests/oracle -m "not slow"
+	$(PYTEST) tests/unit tests/oracle -m "not slow" --numprocesses auto
 
 test-all: java $(READY) ## The whole suite
 	$(PYTEST) tests

@@ -52,6 +52,7 @@ setup(
             "pandas-stubs>=2.2,<3",
             "pre-commit>=4",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "scipy-stubs>=1.14",
             "statsmodels>=0.14",
