@@ -16,9 +16,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mltrust.contract import Contract
+from mltrust.drift.spec import Drift
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import MetricColumns
+from mltrust.monitor.spec import Monitor
 from mltrust.training import TrainingSet
 
 T = TypeVar("T")
@@ -160,7 +162,7 @@ class Conf:
     """Everything a job was told: its settings, its subject and what the subject names.
 
     `conf_hash` names what results depend on, `units_hash` what of it the unit tables of the experiment depend on,
-    `columns_hash` what those of everyone do.
+    `columns_hash` what those of everyone do. `compared` are the experiments whose arms a monitor compares.
     """
 
     path: Path
@@ -174,6 +176,9 @@ class Conf:
     units_hash: str
     columns_hash: str
     training_set: TrainingSet | None = None
+    monitor: Monitor | None = None
+    drift: Drift | None = None
+    compared: tuple[Experiment, ...] = ()
 
     @property
     def log(self) -> str:
@@ -189,6 +194,17 @@ class Conf:
             raise ConfError(f"{self.path}: expected the conf of a training set (conf/training_sets/<id>.yaml)")
         return self.training_set
 
+    def the_monitor(self) -> Monitor:
+        if self.monitor is None:
+            raise ConfError(f"{self.path}: expected the conf of a monitor (conf/monitors/<id>.yaml)")
+        return self.monitor
+
+    def the_drift(self) -> Drift:
+        self.the_monitor()
+        if self.drift is None:
+            raise ConfError(f"{self.path}: drift: missing; expected what is held against which reference")
+        return self.drift
+
 
 def load(config: Path, env: str) -> Conf:
     """The conf of a job whose subject is in `config`, whose folder says what it is; it names its `log`.
@@ -203,6 +219,9 @@ def load(config: Path, env: str) -> Conf:
     resolved["subject"] = subject = _yaml(config)
     experiment = _validated(Experiment, subject, str(config)) if config.parent.name == "experiments" else None
     training_set = _validated(TrainingSet, subject, str(config)) if config.parent.name == "training_sets" else None
+    monitor, drift, compared = (
+        _monitored(subject, config, root, resolved) if config.parent.name == "monitors" else (None, None, ())
+    )
     log = subject.get("log")
     if not isinstance(log, str):
         raise ConfError(f"{config}: log: missing; expected the name of a contract in {root / 'contracts'}")
@@ -216,6 +235,8 @@ def load(config: Path, env: str) -> Conf:
     if experiment is not None and (problems := _problems(experiment, columns, contract)):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if training_set is not None and (problems := training_set.problems(contract.feature_types())):
+        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    if drift is not None and (problems := drift.problems(contract.feature_types(), contract.columns())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     # What the result depends on: where it is kept is not part of it.
     limits = {name: settings_plain.get(name, {}) for name in ("limits", "health", "ingest")}
@@ -234,7 +255,26 @@ def load(config: Path, env: str) -> Conf:
         units_hash=_hash([shaping, slices.get("attributes"), slices.get("edges"), resolved["metrics"]]),
         columns_hash=_hash(resolved["metrics"]),
         training_set=training_set,
+        monitor=monitor,
+        drift=drift,
+        compared=compared,
     )
+
+
+def _monitored(
+    subject: Plain, config: Path, root: Path, resolved: dict[str, Plain]
+) -> tuple[Monitor, Drift | None, tuple[Experiment, ...]]:
+    """A monitor, its section on drift, and the experiments that this names, which are added to `resolved`."""
+    rest = {name: value for name, value in subject.items() if name != "drift"}
+    monitor, section = _validated(Monitor, rest, str(config)), subject.get("drift")
+    if section is None:
+        return monitor, None, ()
+    drift = _validated(Drift, section, f"{config}: drift")
+    compared = []
+    for name in drift.experiments:
+        experiment, resolved[f"experiment {name}"] = read(Experiment, root / "experiments" / f"{name}.yaml")
+        compared.append(experiment)
+    return monitor, drift, tuple(compared)
 
 
 def _problems(experiment: Experiment, columns: MetricColumns, contract: Contract) -> list[str]:

@@ -199,14 +199,18 @@ class Lakehouse:
         where: Mapping[str, str],
         metadata: Mapping[str, object] | None = None,
         days: Sequence[date] | None = None,
+        ranges: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Overwrites exactly the rows for which every column of `where` has the given text or timestamp.
 
-        With `days`, of these only the rows whose `day` is one of them.
+        With `days`, of these only the rows whose `day` is one of them; with `ranges`, those that also match any of
+        these.
         """
-        conditions = [f"{quoted(column)} = {literal(value)}" for column, value in where.items()]
+        conditions = [_equal(where)] if where else []
         if days is not None:
             conditions.append(_is_one_of("day", days))
+        if ranges:
+            conditions.append(f"({' OR '.join(f'({_equal(each)})' for each in ranges)})")
         condition = " AND ".join(conditions)
         writer = (
             self.conform(rows, name)
@@ -281,6 +285,10 @@ class Lakehouse:
                 f"given {rows.columns}"
             )
         return rows.select(*(F.col(quoted(each.name)).cast(each.dataType).alias(each.name) for each in schema))
+
+
+def _equal(values: Mapping[str, str]) -> str:
+    return " AND ".join(f"{quoted(column)} = {literal(value)}" for column, value in values.items())
 
 
 def _is_one_of(column: str, values: Sequence[date | str]) -> str:

@@ -59,16 +59,21 @@ def _entry(experiment: Experiment) -> Column:
 
 def rejected(rejects: DataFrame, experiment: Experiment) -> dict[str, int]:
     """How many records of each arm ingest refused, as far as their arm could be read; one Spark job."""
-    found = rejects.withColumn("element", _entry(experiment)).withColumn("variant", _variant(experiment))
+    found = rejects.withColumn("variant", variant_in(experiment))
     counts = found.where(F.col("variant").isNotNull()).groupBy("variant").count().collect()
     return {row["variant"]: int(row["count"]) for row in counts}
 
 
-def _variant(experiment: Experiment) -> Column:
+def variant_in(experiment: Experiment) -> Column:
+    """A row's variant of the experiment, as `candidates` gives it; null where it carries none."""
+    return _variant(experiment, _entry(experiment))
+
+
+def _variant(experiment: Experiment, element: Column) -> Column:
     """The variant as logged, where null by bucket; null where the two disagree or name no arm."""
     buckets = [part for bucket, arm in experiment.buckets.items() for part in (F.lit(bucket), F.lit(arm))]
-    by_bucket = F.try_element_at(F.create_map(*buckets), F.col("element.bucket_id")) if buckets else F.lit(None)
-    logged = F.col("element.variant")
+    by_bucket = F.try_element_at(F.create_map(*buckets), element["bucket_id"]) if buckets else F.lit(None)
+    logged = element["variant"]
     agreed = F.when(logged.isNull() | by_bucket.isNull() | (logged == by_bucket), F.coalesce(logged, by_bucket))
     return F.when(agreed.isin(list(experiment.arms)), agreed)
 
@@ -77,12 +82,12 @@ def candidates(rows: DataFrame, experiment: Experiment) -> DataFrame:
     """Rows that carry the experiment from its start on, with `variant` and `slice_values`."""
     carried = unit_rows(rows, experiment).where(F.col("element").isNotNull())
     started = carried.where(F.col("event_date") >= F.lit(experiment.start))
-    values = [_attribute(name, experiment.slices).alias(name) for name in sorted(experiment.slices.attributes)]
+    values = [slice_value(name, experiment.slices).alias(name) for name in sorted(experiment.slices.attributes)]
     slices = F.struct(*values) if values else F.lit(None).cast("struct<none: string>")
     trigger = F.lit(None).cast("boolean") if experiment.trigger is None else F.expr(experiment.trigger)
     return started.withColumns(
         {
-            "variant": _variant(experiment),
+            "variant": _variant(experiment, F.col("element")),
             "bucket_id": F.col("element.bucket_id"),
             "triggered": F.coalesce(trigger, F.lit(False)),
             "slices": slices,
@@ -90,7 +95,7 @@ def candidates(rows: DataFrame, experiment: Experiment) -> DataFrame:
     )
 
 
-def _attribute(name: str, slicing: Slicing) -> Column:
+def slice_value(name: str, slicing: Slicing) -> Column:
     """The value of a slice attribute as text; a number with edges is the interval that it lies in."""
     column = F.col(slicing.attributes[name])
     value = column.cast("string")

@@ -15,12 +15,15 @@ from tests.unit.conftest import SHIPPED, edited
 
 @pytest.mark.parametrize("env", [path.stem for path in (SHIPPED / "env").glob("*.yaml")])
 @pytest.mark.parametrize(
-    "config", [*SHIPPED.glob("contracts/*.yaml"), *SHIPPED.glob("experiments/*")], ids=lambda p: p.stem
+    "config",
+    [path for kind in ("contracts", "experiments", "monitors") for path in SHIPPED.glob(f"{kind}/*.yaml")],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_every_shipped_conf_is_valid(config: Path, env: str) -> None:
     loaded = conf.load(config, env)
     assert loaded.contract.log == loaded.log
-    assert (loaded.experiment is None) == (config.parent.name == "contracts")
+    assert (loaded.experiment is None) == (config.parent.name != "experiments")
+    assert (loaded.monitor is None) == (config.parent.name != "monitors")
 
 
 def test_an_environment_overrides_the_base_key_by_key(folder: Path) -> None:
@@ -126,6 +129,28 @@ def test_nonsense_in_a_contract_is_refused(folder: Path, old: str, new: str, exp
 def test_a_missing_file_is_named(folder: Path, config: str, env: str, expected: str) -> None:
     with pytest.raises(ConfError, match=expected):
         conf.load(folder / config, env)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("model_name: recommender", "model_name: ''", "expected the name of a model in the log"),
+        ("end: 2026-10-19", "end: 2026-10-05", "drift: reference: end is 2026-10-05, expected a day after start"),
+        ("weeks: 2", "weeks: 0", "drift: against.1: weeks is 0, expected 1 or more"),
+        ("kind: fixed", "kind: version", "drift: against.0: against version: expected model_version"),
+        ("kind: fixed", "kind: fixed, experiment: x", "against fixed: experiment does not belong to it"),
+        ("kind: fixed", "kind: same_weekdays, weeks: 2", "against: same weekdays of 2 weeks given twice"),
+        ("experiment: ranker_v2", "experiment: ranker_v9", "ranker_v9.yaml: cannot be read"),
+        ("device: features.device", "device: features.devise", "'features.devise' is no column; did you mean"),
+        ("  slices:", "  columns: [features.agee]\n  slices:", "'features.agee' is no column; did you mean"),
+    ],
+)  # fmt: skip
+def test_nonsense_in_a_monitor_is_refused(folder: Path, old: str, new: str, expected: str) -> None:
+    path = edited(folder / "monitors/recommender.yaml", old, new)
+    with pytest.raises(ConfError) as error:
+        conf.load(path, "local")
+    assert expected in str(error.value)
+    assert str(path) in str(error.value) or "ranker_v9" in str(error.value)
 
 
 def test_text_that_is_no_yaml_is_named(folder: Path) -> None:

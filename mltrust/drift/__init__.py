@@ -1,0 +1,1 @@
+"""Whether what models read and predict still is what it was."""
