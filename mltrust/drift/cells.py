@@ -171,16 +171,16 @@ class OrderedCells:
         found[np.isnan(x)] = n
         return found
 
-    def located(self, values: ArrayLike) -> IntArray:
-        """(3, n) integers that sum to the location: steps q from the centre, and high and low part of q².
-
-        Sums of integers are the same in any order; q² = hi·2^20 + lo. Missing values are 0, and counted as missing.
-        """
+    def steps(self, values: ArrayLike) -> IntArray:
+        """How many steps each value lies from the centre; 0 for a missing one, which is counted as missing."""
         x = np.asarray(values, dtype=np.float64)
         z = ((x.clip(self.low, self.high) - self.center) / self.scale).clip(-_FARTHEST, _FARTHEST)
-        q = np.rint(_STEPS * np.where(np.isnan(z), 0, z)).astype(np.int64)
-        square = q * q
-        return np.stack([q, square >> _LOW_BITS, square & ((1 << _LOW_BITS) - 1)])
+        steps: IntArray = np.rint(_STEPS * np.where(np.isnan(z), 0, z)).astype(np.int64)
+        return steps
+
+    def located(self, values: ArrayLike) -> IntArray:
+        """(3, n) integers that sum to the location: see `with_squares`. Missing values are 0."""
+        return with_squares(self.steps(values))
 
     def to_plain(self) -> dict[str, object]:
         """The artefact as JSON has it."""
@@ -286,6 +286,15 @@ def from_plain(plain: Mapping[str, object]) -> Cells:
     fields = {name: tuple(each) if isinstance(each, list) else each for name, each in plain.items() if name != "kind"}
     found: Cells = {"ordered": OrderedCells, "unordered": UnorderedCells}[str(plain["kind"])](**fields)
     return found
+
+
+def with_squares(steps: IntArray) -> IntArray:
+    """(3, n) integers that sum to a location: steps q from the centre, and high and low part of q².
+
+    Sums of integers are the same in any order; q² = hi·2^20 + lo.
+    """
+    square = steps * steps
+    return np.stack([steps, square >> _LOW_BITS, square & ((1 << _LOW_BITS) - 1)])
 
 
 def _levels(n_cells: int) -> FloatArray:
