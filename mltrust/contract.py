@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import isnan
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 FeatureType = Literal["boolean", "long", "double", "string", "timestamp"]
 Sensitivity = Literal["public", "internal", "personal", "sensitive"]
 Prediction = Literal["score", "action"]
+Policy = Literal["keep", "drop", "null", "pseudonym", "truncate", "bucket"]
 Scalar = bool | int | float | str
 
 #: Columns of the record that the wire must give, or the contract's constants.
@@ -119,6 +120,49 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrub:
+    """What becomes of a column when rows leave the log for a replay set.
+
+    `keep`: text is searched for personal data, and a row in which some is found stays behind. `drop` and `null`: no
+    value leaves. `pseudonym`: text becomes a keyed hash. `truncate`: the first `length` characters of text. `bucket`:
+    a number becomes the lower end of its interval of `width`. A `quasi_identifier` tells people apart together with
+    the others, so that its values must be shared by several rows.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    policy: Policy
+    length: int | None = None
+    width: float | None = None
+    quasi_identifier: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, of in (("length", self.length, "truncate"), ("width", self.width, "bucket")):
+            if (value is not None) != (self.policy == of):
+                raise ValueError(f"{name} is {value}, expected a number with policy {of!r} and none with others")
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a number above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbing:
+    """How rows are scrubbed when they leave the log: by column (`unit_id`, `features.device`).
+
+    Text that is not listed does not leave at all, nor does a feature that is personal or sensitive. Each combination
+    of quasi-identifiers must stand for `k` rows or more.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    columns: dict[str, Scrub]
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class SchemaVersion:
     """How one version of the record looks on the wire.
 
@@ -163,6 +207,7 @@ class Contract:
     features: dict[str, dict[str, Feature]]
     prediction: Prediction = "score"
     field_numbers: dict[str, int] = field(default_factory=dict)
+    scrub: Scrubbing | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.log):
@@ -181,6 +226,30 @@ class Contract:
                 raise ValueError(f"features {other!r} and {name!r} differ by case and underscores only")
         self.feature_types()
         self._check_numbers()
+        self._check_scrub()
+
+    def _check_scrub(self) -> None:
+        types = self.scrubbed_types()
+        for name, scrub in (self.scrub.columns if self.scrub is not None else {}).items():
+            if name not in types:
+                raise ValueError(f"scrub: {name!r} does not leave the log; expected of {', '.join(types)}")
+            if scrub.policy in ("pseudonym", "truncate") and types[name] != "string":
+                raise ValueError(f"scrub: {name}: {scrub.policy} is for string, this is a {types[name]}")
+            if scrub.policy == "bucket" and types[name] not in ("long", "double"):
+                raise ValueError(f"scrub: {name}: bucket is for long and double, this is a {types[name]}")
+
+    def scrubbed_types(self) -> dict[str, FeatureType]:
+        """The columns that a scrubbing may name, with their types: the keys of a record, and its features."""
+        keys: dict[str, FeatureType] = dict.fromkeys(("request_id", "item_id", "unit_id", "action"), "string")
+        return keys | {f"features.{name}": kind for name, kind in self.feature_types().items()}
+
+    def sensitivities(self) -> dict[str, Sensitivity]:
+        """Every feature with the highest sensitivity of any version."""
+        levels = get_args(Sensitivity)
+        found: dict[str, Sensitivity] = {}
+        for _, name, feature in self._each():
+            found[name] = max(found.get(name, levels[0]), feature.sensitivity, key=levels.index)
+        return found
 
     def _check_numbers(self) -> None:
         numbers, types = self.field_numbers, self.feature_types()
@@ -229,8 +298,13 @@ class Contract:
         return types
 
     def to_json(self) -> str:
-        """The contract as JSON, which a producer reads without YAML or pydantic (`from_json`)."""
-        return json.dumps(_without_defaults(asdict(self)), indent=1, ensure_ascii=False) + "\n"
+        """The contract as JSON, which a producer reads without YAML or pydantic (`from_json`).
+
+        How rows are scrubbed that leave the log is no business of a producer and left out.
+        """
+        plain = asdict(self)
+        del plain["scrub"]
+        return json.dumps(_without_defaults(plain), indent=1, ensure_ascii=False) + "\n"
 
 
 def _without_defaults(value: object) -> object:

@@ -1,0 +1,1 @@
+"""Replay: candidates against the past. Scrubbing, perturbing, comparing, and the rules of the gate."""
