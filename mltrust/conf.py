@@ -21,6 +21,8 @@ from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import MetricColumns
 from mltrust.monitor.spec import Monitor
+from mltrust.replay.gate import known_measures
+from mltrust.replay.spec import Replay
 from mltrust.training import TrainingSet
 
 T = TypeVar("T")
@@ -179,6 +181,7 @@ class Conf:
     monitor: Monitor | None = None
     drift: Drift | None = None
     compared: tuple[Experiment, ...] = ()
+    replay: Replay | None = None
 
     @property
     def log(self) -> str:
@@ -205,6 +208,11 @@ class Conf:
             raise ConfError(f"{self.path}: drift: missing; expected what is held against which reference")
         return self.drift
 
+    def the_replay(self) -> Replay:
+        if self.replay is None:
+            raise ConfError(f"{self.path}: expected the conf of a replay (conf/replays/<id>.yaml)")
+        return self.replay
+
 
 def load(config: Path, env: str) -> Conf:
     """The conf of a job whose subject is in `config`, whose folder says what it is; it names its `log`.
@@ -222,6 +230,7 @@ def load(config: Path, env: str) -> Conf:
     monitor, drift, compared = (
         _monitored(subject, config, root, resolved) if config.parent.name == "monitors" else (None, None, ())
     )
+    replay = _validated(Replay, subject, str(config)) if config.parent.name == "replays" else None
     log = subject.get("log")
     if not isinstance(log, str):
         raise ConfError(f"{config}: log: missing; expected the name of a contract in {root / 'contracts'}")
@@ -237,6 +246,8 @@ def load(config: Path, env: str) -> Conf:
     if training_set is not None and (problems := training_set.problems(contract.feature_types())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if drift is not None and (problems := drift.problems(contract.feature_types(), contract.columns())):
+        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    if replay is not None and (problems := _replay_problems(replay, contract)):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     # What the result depends on: where it is kept is not part of it.
     limits = {name: settings_plain.get(name, {}) for name in ("limits", "health", "ingest")}
@@ -258,6 +269,7 @@ def load(config: Path, env: str) -> Conf:
         monitor=monitor,
         drift=drift,
         compared=compared,
+        replay=replay,
     )
 
 
@@ -275,6 +287,10 @@ def _monitored(
         experiment, resolved[f"experiment {name}"] = read(Experiment, root / "experiments" / f"{name}.yaml")
         compared.append(experiment)
     return monitor, drift, tuple(compared)
+
+
+def _replay_problems(replay: Replay, contract: Contract) -> list[str]:
+    return replay.problems(contract.feature_types(), contract.columns(), known_measures())
 
 
 def _problems(experiment: Experiment, columns: MetricColumns, contract: Contract) -> list[str]:
