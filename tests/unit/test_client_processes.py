@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mltrust.client import Files, InferenceLogger, Spill, recover
+from mltrust.client import Block, Drop, Files, InferenceLogger, Spill, recover
 from mltrust.record import HEARTBEAT
 from tests.unit.test_client import CONTRACT, PATIENCE, READER, ROOT, predict, until
 from tests.unit.test_client_files import hidden, lines, published, request_ids
@@ -342,3 +342,36 @@ def test_what_a_service_of_many_threads_answered_is_what_ingest_reads(tmp_path: 
     rows = [READER.read(line) for line in lines(tmp_path) if HEARTBEAT.encode() not in line[:20]]
     assert len(rows) == 100
     assert {row["request_id"]: row["prediction_score"] for row in rows if isinstance(row, dict)} == answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [Drop(), Block(60_000)], ids=lambda policy: type(policy).__name__)
+def test_of_a_million_predictions_of_several_threads_each_is_in_a_file_or_in_the_counter(
+    tmp_path: Path, policy: Drop | Block
+) -> None:
+    n, n_threads = 1_000_000, 4
+    taken = bytearray(n)
+    with InferenceLogger(CONTRACT, Files(tmp_path), when_full=policy, heartbeat_seconds=1.0) as logger:
+
+        def serve(name: int) -> None:
+            for at in range(name, n, n_threads):
+                taken[at] = predict(logger, str(at))
+
+        threads = [threading.Thread(target=serve, args=(name,)) for name in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        logger.flush(600)
+        counts = logger.counts()
+    found, beats = bytearray(n), Counter[str]()
+    for line in lines(tmp_path):
+        told = json.loads(line)
+        if HEARTBEAT in told:
+            beats.update({name: told[HEARTBEAT][name] for name in ("logged", "written", "dropped")})
+        else:
+            found[int(told["request_id"])] += 1
+    assert found == taken, "what was taken is there, once; what was not is not"
+    assert (counts.logged, counts.written, counts.dropped) == (n, sum(taken), n - sum(taken))
+    assert beats == Counter(logged=n, written=sum(taken), dropped=n - sum(taken)), "the log itself says so"
+    assert (counts.dropped > 0) == isinstance(policy, Drop)
