@@ -93,6 +93,10 @@ def test_jobs_do_not_grow_with_metrics_and_slices(tables: Tables, count_jobs: Co
         states = read(tables)
     assert len(states.sets) == 3
     assert wide.n == narrow.n
+    with count_jobs() as of_all_attributes:
+        states = read(tables, replace(EXPERIMENT, slices=Slicing(ATTRIBUTES)))
+    assert states.sets.keys() == {(name,) for name in ATTRIBUTES}
+    assert of_all_attributes.n == narrow.n
     with count_jobs() as with_past:
         states = read(tables, replace(EXPERIMENT, pre_days=3, covariates=("c0",)))
     assert "past c4" in states.overall.moments(METRICS[4], "c").columns
@@ -207,7 +211,7 @@ def test_units_that_meet_other_experiments_are_kept_by_their_variants(tables: Ta
     assert met["c"].count(UNITS, "c") + met["(none)"].count(UNITS, "c") == states.overall.count(UNITS, "c")
 
 
-def test_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spark: SparkSession) -> None:
+def test_other_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spark: SparkSession) -> None:
     context = spark.sparkContext._jsc.sc()
 
     def written() -> int:
@@ -220,12 +224,17 @@ def test_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spa
         read(tables, replace(EXPERIMENT, metrics=tuple(metrics), slices=Slicing()))
         return written() - before
 
-    kinds = [Metric(f"m{at}", "mean", "c0", role="goal", window_days=3) for at in range(20)]
-    one, many = shuffled(kinds[:1]), shuffled(kinds)
+    kinds = [
+        Metric(f"{kind} of {a}, {window}", kind, a, denominator=b, role="goal", window_days=window)
+        for window in (None, 3, 7)
+        for a, b in (("c0", "c1"), ("c1", "c0"))
+        for kind, b in (("mean", None), ("proportion", None), ("ratio", b))
+    ]
+    one, many = shuffled(kinds[2:3]), shuffled(kinds)
     own = shuffled([Metric(f"m{at}", "mean", f"c{at}", role="goal", window_days=3) for at in range(20)])
     assert one > 0
     assert many < 1.1 * one
-    assert own > 2 * one  # so the comparison would tell
+    assert own > 2 * one  # what grows is the columns of unit_days that are read; so the comparison would tell
 
 
 def with_predictions(tables: Tables) -> Tables:
