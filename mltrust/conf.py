@@ -20,6 +20,7 @@ from mltrust.drift.spec import Drift
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import MetricColumns
+from mltrust.monitor.scan import problems as monitor_problems
 from mltrust.monitor.spec import Monitor
 from mltrust.replay.gate import known_measures
 from mltrust.replay.spec import Replay
@@ -246,6 +247,8 @@ def load(config: Path, env: str) -> Conf:
     if training_set is not None and (problems := training_set.problems(contract.feature_types())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if drift is not None and (problems := drift.problems(contract.feature_types(), contract.columns())):
+        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    if monitor is not None and (problems := monitor_problems(monitor, contract.columns())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if replay is not None and (problems := _replay_problems(replay, contract)):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))

@@ -82,5 +82,12 @@ def n_attributes(slice_key: str) -> int:
     return len(slice_key.split(_JOIN)) if slice_key else 0
 
 
+def attributes_of(of: Slice) -> dict[str, str]:
+    """The attribute values of a slice by their text names, escaped as they are in them; none overall."""
+    if not of.slice_key:
+        return {}
+    return dict(zip(of.slice_key.split(_JOIN), of.slice_value.split(_JOIN), strict=True))
+
+
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace(_JOIN, " \\x ")

@@ -1,1 +1,1 @@
-"""What is watched of models in production."""
+"""From series to findings, from findings to incidents, from incidents to decisions: pure functions of plain rows."""

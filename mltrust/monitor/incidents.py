@@ -1,0 +1,387 @@
+"""Incidents: findings that overlap in time, model and slice family, and what becomes of them.
+
+Incidents are a function of the findings alone, judged bucket after bucket: judging in pieces gives the same revisions
+as judging at once, and what died half way and is done again comes to the same end.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+from math import isnan, nan, sqrt
+from typing import Literal, NamedTuple, TypedDict
+
+from mltrust.monitor.finding import Finding, Severity
+from mltrust.monitor.series import SeriesKey
+from mltrust.monitor.spec import IncidentPolicy
+from mltrust.slices import Slice, attributes_of
+
+State = Literal["open", "recovered", "merged"]
+_RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
+
+
+class Incident(NamedTuple):
+    """A revision of an incident, as a row of incidents; the first is 0, and every change is one more.
+
+    Model version, arm, metric, slice and detector are those of the leading contributor: the guilty slice, not the
+    ones that contain it. `value`, `expected` and band are of its worst bucket, `score` of the worst finding of all.
+    `seen_until` is the end of the last bucket with a finding, `changed_at` that of the bucket that made the revision.
+    """
+
+    incident_id: str
+    revision: int
+    model_name: str
+    model_version: str
+    blamed_version: str
+    arm: str
+    metric: str
+    slice_key: str
+    slice_value: str
+    detector: str
+    state: State
+    severity: Severity
+    opened_at: datetime
+    seen_until: datetime
+    recovered_at: datetime | None
+    changed_at: datetime
+    n_buckets: int
+    n_findings: int
+    value: float
+    expected: float
+    low: float
+    high: float
+    score: float
+    contributors: str
+    notify: bool
+    reason: str
+
+    @property
+    def slice(self) -> Slice:
+        return Slice(self.slice_key, self.slice_value)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == "open"
+
+
+class Told(NamedTuple):
+    """All revisions in the order in which they came, and the open incidents as they are now.
+
+    The latter have the number of their newest revision and the counts of this moment.
+    """
+
+    revisions: list[Incident]
+    live: list[Incident]
+
+
+class Contributor(TypedDict):
+    """One of the series that an incident shows in, as in the column `contributors`."""
+
+    metric: str
+    slice: str
+    model_version: str
+    arm: str
+    detector: str
+    strength: float
+    change: float | None
+    n_buckets: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What one series has told so far."""
+
+    excess: float = 0.0
+    noise2: float = 0.0
+    peak: float = 0.0
+    worst: Finding | None = None
+    buckets: set[datetime] = field(default_factory=set)
+
+    def add(self, found: Finding) -> None:
+        self.buckets.add(found.bucket_start)
+        if found.has_excess:
+            self.excess += found.excess
+            self.noise2 += found.noise**2
+        if self.worst is None or abs(found.score) > self.peak:
+            self.peak, self.worst = abs(found.score), found
+
+    @property
+    def strength(self) -> float:
+        """Standard errors of counting between all that was seen and all that was expected.
+
+        Of nested slices it is largest in the guilty one: those around it have the same excess and more noise, those
+        inside it part of both. Where a finding has no excess, its score.
+        """
+        return abs(self.excess) / sqrt(self.noise2) if self.noise2 > 0 else self.peak
+
+
+@dataclass(slots=True)
+class _Open:
+    """An incident that is not over, while findings are gone through."""
+
+    incident_id: str
+    opened_at: datetime
+    last: Incident | None = None
+    told_score: float = 0.0
+    told_severity: Severity = "warning"
+    seen_until: datetime | None = None
+    by_series: dict[SeriesKey, _Evidence] = field(default_factory=dict)
+    slices: set[Slice] = field(default_factory=set)
+    buckets: set[datetime] = field(default_factory=set)
+    n_findings: int = 0
+    severity: Severity = "warning"
+
+    def take(self, found: Finding) -> None:
+        self.by_series.setdefault(found.series, _Evidence()).add(found)
+        self.slices.add(found.slice)
+        self.buckets.add(found.bucket_start)
+        self.n_findings += 1
+        self.severity = max(self.severity, found.severity, key=_RANK.__getitem__)
+        self.seen_until = max(self.seen_until or found.bucket_end, found.bucket_end)
+
+    def absorb(self, other: "_Open") -> None:
+        for series, evidence in other.by_series.items():
+            own = self.by_series.setdefault(series, _Evidence())
+            own.excess, own.noise2 = own.excess + evidence.excess, own.noise2 + evidence.noise2
+            own.buckets |= evidence.buckets
+            if evidence.peak > own.peak:
+                own.peak, own.worst = evidence.peak, evidence.worst
+        self.slices |= other.slices
+        self.buckets |= other.buckets
+        self.n_findings += other.n_findings
+        self.severity = max(self.severity, other.severity, key=_RANK.__getitem__)
+        self.seen_until = max(each.seen_until for each in (self, other) if each.seen_until is not None)
+
+    def ranked(self) -> list[tuple[SeriesKey, _Evidence]]:
+        """Contributors, the strongest first; of equals the coarser slice, then by name."""
+        return sorted(self.by_series.items(), key=lambda item: (-item[1].strength, len(item[0].slice_key), item[0]))
+
+
+def incidents(findings: Iterable[Finding], policy: IncidentPolicy, *, bucket: timedelta, upto: datetime) -> Told:
+    """The incidents that the findings make, judged up to a moment.
+
+    An incident has recovered once `recover_after` buckets after its last finding were judged.
+    """
+    book = _Book(policy, policy.recover_after * bucket)
+    judged = sorted((each for each in findings if each.bucket_end <= upto), key=_by_end)
+    for end, rows in groupby(judged, key=lambda found: found.bucket_end):
+        book.recover(before=end)
+        book.take(list(rows), end)
+    book.recover(before=upto + bucket)
+    return Told(book.revisions, book.live())
+
+
+def _by_end(found: Finding) -> tuple[object, ...]:
+    return (found.bucket_end, *found.series, found.detector)
+
+
+class _Book:
+    """The open incidents and all revisions so far."""
+
+    def __init__(self, policy: IncidentPolicy, quiet: timedelta) -> None:
+        self._policy, self._quiet = policy, quiet
+        self._open: list[_Open] = []
+        self.revisions: list[Incident] = []
+
+    def recover(self, before: datetime) -> None:
+        """Closes what saw nothing for long enough before the bucket that ends then."""
+        for each in [each for each in self._open if each.seen_until and each.seen_until + self._quiet < before]:
+            assert each.seen_until is not None
+            at = each.seen_until + self._quiet
+            self._open.remove(each)
+            self._revise(each, at, state="recovered", recovered_at=each.seen_until, notify=True)
+
+    def take(self, found: Sequence[Finding], at: datetime) -> None:
+        """Gives the findings of a bucket to the incidents that they belong to."""
+        touched: list[_Open] = []
+        for group in families(found):
+            slices = {each.slice for each in group}
+            mine = [each for each in self._open if _same(each, group[0].model_name) and related(each.slices, slices)]
+            if mine:
+                home, *others = sorted(mine, key=lambda each: (each.opened_at, each.incident_id))
+                for other in others:
+                    self._merge(other, home, at)
+            else:
+                home = _Open(_incident_id(group), group[0].bucket_start)
+                self._open.append(home)
+            for each in group:
+                home.take(each)
+            if home not in touched:
+                touched.append(home)
+        for home in touched:
+            if home in self._open:
+                self._update(home, at)
+
+    def live(self) -> list[Incident]:
+        """The open incidents as they are now."""
+        found = []
+        for each in self._open:
+            assert each.last is not None
+            assert each.seen_until is not None
+            now = _revision(each, each.seen_until, "open", None, False, None, self._policy)
+            found.append(now._replace(revision=each.last.revision, changed_at=each.last.changed_at))
+        return found
+
+    def _merge(self, other: _Open, home: _Open, at: datetime) -> None:
+        self._open.remove(other)
+        home.absorb(other)
+        if other.last is not None:
+            reason = f"one with incident {home.incident_id}"
+            self._revise(other, at, state="merged", recovered_at=None, notify=False, reason=reason)
+
+    def _update(self, each: _Open, at: datetime) -> None:
+        """A new revision where there is something new: it opens, another leads, it is graver or much worse."""
+        score = max(evidence.peak for evidence in each.by_series.values())
+        graver = _RANK[each.severity] > _RANK[each.told_severity]
+        worse = score >= self._policy.worse_factor * each.told_score
+        notify = each.last is None or graver or worse
+        lead = each.ranked()[0][0]
+        if notify or each.last is None or lead != _lead(each.last) or len(each.buckets) in _MARKS:
+            if notify:
+                each.told_score, each.told_severity = score, each.severity
+            self._revise(each, at, state="open", recovered_at=None, notify=notify)
+
+    def _revise(
+        self,
+        each: _Open,
+        at: datetime,
+        *,
+        state: State,
+        recovered_at: datetime | None,
+        notify: bool,
+        reason: str | None = None,
+    ) -> None:
+        each.last = _revision(each, at, state, recovered_at, notify, reason, self._policy)
+        self.revisions.append(each.last)
+
+
+#: An open incident is written down again when it has lasted so many buckets with findings.
+_MARKS = frozenset((2, 3, 5, 10, 20, 50, 100, 200, 500))
+
+
+def _same(each: _Open, model_name: str) -> bool:
+    return next(iter(each.by_series)).model_name == model_name
+
+
+def _lead(last: Incident) -> SeriesKey:
+    return SeriesKey(last.model_name, last.model_version, last.arm, last.metric, last.slice_key, last.slice_value)
+
+
+def _incident_id(group: Sequence[Finding]) -> str:
+    first = min(group, key=_by_end)
+    text = "|".join((first.model_name, first.bucket_start.isoformat(), *first.series, first.detector))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _revision(
+    each: _Open,
+    at: datetime,
+    state: State,
+    recovered_at: datetime | None,
+    notify: bool,
+    reason: str | None,
+    policy: IncidentPolicy,
+) -> Incident:
+    ranked = each.ranked()
+    lead, evidence = ranked[0]
+    worst = evidence.worst
+    assert worst is not None
+    assert each.seen_until is not None
+    contributors = [_contributor(series, told) for series, told in ranked[: policy.contributors]]
+    return Incident(
+        incident_id=each.incident_id,
+        revision=0 if each.last is None else each.last.revision + 1,
+        model_name=lead.model_name,
+        model_version=lead.model_version,
+        blamed_version=worst.blamed_version,
+        arm=lead.arm,
+        metric=lead.metric,
+        slice_key=lead.slice_key,
+        slice_value=lead.slice_value,
+        detector=worst.detector,
+        state=state,
+        severity=each.severity,
+        opened_at=each.opened_at,
+        seen_until=each.seen_until,
+        recovered_at=recovered_at,
+        changed_at=at,
+        n_buckets=len(each.buckets),
+        n_findings=each.n_findings,
+        value=worst.value,
+        expected=worst.expected,
+        low=worst.low,
+        high=worst.high,
+        score=max((told.worst for _, told in ranked if told.worst), key=lambda found: abs(found.score)).score,
+        contributors=json.dumps(contributors, ensure_ascii=False, allow_nan=False),
+        notify=notify,
+        reason=worst.reason if reason is None else reason,
+    )
+
+
+def _contributor(series: SeriesKey, evidence: _Evidence) -> Contributor:
+    worst = evidence.worst
+    assert worst is not None
+    change = (worst.value - worst.expected) / abs(worst.expected) if worst.expected else nan
+    return Contributor(
+        metric=series.metric,
+        slice=str(series.slice),
+        model_version=series.model_version,
+        arm=series.arm,
+        detector=worst.detector,
+        strength=round(evidence.strength, 3),
+        change=None if isnan(change) else round(change, 4),
+        n_buckets=len(evidence.buckets),
+        reason=worst.reason,
+    )
+
+
+def families(found: Sequence[Finding]) -> list[list[Finding]]:
+    """The findings of one bucket by model and slice family: those that share a member are one."""
+    groups: list[list[Finding]] = []
+    for each in found:
+        mine = [
+            group
+            for group in groups
+            if group[0].model_name == each.model_name and related({row.slice for row in group}, {each.slice})
+        ]
+        groups = [group for group in groups if group not in mine]
+        groups.append([row for group in mine for row in group] + [each])
+    return [sorted(group, key=_by_end) for group in groups]
+
+
+def related(some: Iterable[Slice], others: Iterable[Slice]) -> bool:
+    """Whether a slice of one side may share requests with one of the other: no attribute says otherwise."""
+    theirs = [attributes_of(each) for each in others]
+    return any(_agree(attributes_of(each), other) for each in some for other in theirs)
+
+
+def _agree(one: dict[str, str], other: dict[str, str]) -> bool:
+    return all(other.get(name, value) == value for name, value in one.items())
+
+
+def current(revisions: Iterable[Incident]) -> list[Incident]:
+    """The newest revision of every incident, in order of opening."""
+    newest: dict[str, Incident] = {}
+    for each in revisions:
+        known = newest.get(each.incident_id)
+        if known is None or each.revision > known.revision:
+            newest[each.incident_id] = each
+    return sorted(newest.values(), key=lambda each: (each.opened_at, each.incident_id))
+
+
+def replay_from(known: Iterable[Incident], quiet: timedelta) -> datetime | None:
+    """From when findings must be gone through again, so that every incident that is not over is whole.
+
+    The opening of the earliest open incident, or of one that was not over then; None where none is open.
+    """
+    newest = current(known)
+    start = min((each.opened_at for each in newest if each.is_open), default=None)
+    while start is not None:
+        earlier = min((each.opened_at for each in newest if each.seen_until + quiet >= start), default=start)
+        if earlier >= start:
+            return start
+        start = earlier
+    return None

@@ -1,0 +1,274 @@
+"""Decisions: what a rollback rule does about an incident, given what the registry says and what was decided before.
+
+A decision belongs to one rule and one incident, so that it is made once, whoever asks how often. Nothing here acts:
+a decision that is `due` is carried out by the job, which then writes the revision that says how it went.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+
+from mltrust.monitor.incidents import Incident
+from mltrust.monitor.spec import RollbackRule
+
+Action = Literal["rollback", "stop", "observe"]
+State = Literal["due", "done", "failed", "dry_run", "refused", "held", "observed"]
+_RANK = {"warning": 0, "critical": 1}
+#: A rule has nothing more to say about an incident once one of these is reached.
+_SETTLED = ("done", "dry_run")
+_PAUSE_AFTER_FAILURE = timedelta(minutes=1)
+
+
+class Decision(NamedTuple):
+    """A revision of a decision, as a row of decisions.
+
+    `observe` rows keep which version the alias named before: they are the record that a rollback goes back to.
+    """
+
+    decision_id: str
+    revision: int
+    incident_id: str | None
+    model_name: str
+    model_version: str
+    rollback_rule: str
+    action: Action
+    alias: str
+    from_version: str | None
+    to_version: str | None
+    state: State
+    dry_run: bool
+    decided_at: datetime
+    reason: str
+
+
+class Registry(NamedTuple):
+    """What the registry says of a model: the version that the alias names, all versions, and a person's veto.
+
+    `hold` is the text of a tag with which a person keeps rules from acting, None without one.
+    """
+
+    alias_version: str | None
+    versions: frozenset[str]
+    hold: str | None = None
+
+
+def observed(
+    past: Iterable[Decision], model_name: str, alias: str, registry: Registry, now: datetime
+) -> list[Decision]:
+    """A row where the alias names another version than when it was last looked at, else none."""
+    own = [each for each in newest(past) if each.action == "observe" and _is_of(each, model_name, alias)]
+    known = max(own, key=lambda each: each.revision, default=None)
+    before = None if known is None else known.to_version
+    if registry.alias_version == before:
+        return []
+    return [
+        Decision(
+            decision_id=_hash("observe", model_name, alias),
+            revision=0 if known is None else known.revision + 1,
+            incident_id=None,
+            model_name=model_name,
+            model_version=registry.alias_version or "",
+            rollback_rule="",
+            action="observe",
+            alias=alias,
+            from_version=before,
+            to_version=registry.alias_version,
+            state="observed",
+            dry_run=False,
+            decided_at=now,
+            reason=f"{alias} moved from {before or 'nothing'} to {registry.alias_version or 'nothing'}",
+        )
+    ]
+
+
+def decide(
+    rule: RollbackRule,
+    live: Sequence[Incident],
+    past: Sequence[Decision],
+    registry: Registry,
+    now: datetime,
+) -> list[Decision]:
+    """New revisions that the rule makes for open incidents; none where all is said.
+
+    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason.
+    """
+    found: list[Decision] = []
+    for incident in live:
+        if not _applies(rule, incident):
+            continue
+        known = _known(rule, incident, [*past, *found])
+        if known is not None and (known.state in _SETTLED or _rests(known, now)):
+            continue
+        if known is not None and known.state == "due" and registry.alias_version == known.to_version is not None:
+            found.append(carried_out(known, now=now))  # it was done, and its writer died before it could say so
+            continue
+        judged = _judged(rule, incident, live, [*past, *found], registry, now)
+        said = _revision(rule, incident, known, judged, now)
+        if known is None or _says_more(said, known):
+            found.append(said)
+    return found
+
+
+def _applies(rule: RollbackRule, incident: Incident) -> bool:
+    return (
+        rule.concerns(incident.metric, str(incident.slice))
+        and _RANK[incident.severity] >= _RANK[rule.severity]
+        and incident.n_buckets >= rule.persistence
+    )
+
+
+def _rests(known: Decision, now: datetime) -> bool:
+    return known.state == "failed" and now < known.decided_at + _PAUSE_AFTER_FAILURE
+
+
+def to_carry_out(revisions: Iterable[Decision]) -> list[Decision]:
+    """The decisions that are due: made now, or by a run that died before it acted."""
+    return [each for each in newest(revisions) if each.state == "due"]
+
+
+def _says_more(said: Decision, known: Decision) -> bool:
+    """Whether a revision tells something new. What is due stays due until it went one way or the other."""
+    return (said.state, said.to_version, said.reason) != (known.state, known.to_version, known.reason)
+
+
+class _Judged(NamedTuple):
+    state: State
+    from_version: str | None
+    to_version: str | None
+    reason: str
+
+
+def _judged(
+    rule: RollbackRule,
+    incident: Incident,
+    live: Sequence[Incident],
+    past: Sequence[Decision],
+    registry: Registry,
+    now: datetime,
+) -> _Judged:
+    """What is to be done: the first reason against it, else due."""
+    blamed = incident.blamed_version
+    why = f"{incident.metric} of {incident.slice}: {incident.reason}"
+    if not blamed:
+        return _Judged(
+            "refused", registry.alias_version, None, "several versions served it, and none is to blame alone"
+        )
+    own = [each for each in newest(past) if _is_of(each, incident.model_name, rule.alias)]
+    mine = _hash(rule.name, incident.incident_id)
+    deeds = [each for each in own if each.action in ("rollback", "stop") and each.decision_id != mine]
+    acted = [each for each in deeds if each.state in ("done", "due")]
+    if registry.hold is not None:
+        return _Judged("held", registry.alias_version, None, f"a person holds it: {registry.hold}")
+    if rule.action == "stop":
+        against = _cooling(rule, acted, now)
+        return (
+            _Judged("refused", blamed, None, against)
+            if against
+            else _Judged("due", blamed, None, f"stop {blamed}: {why}")
+        )
+    if registry.alias_version != blamed:
+        reason = f"{rule.alias} names {registry.alias_version or 'nothing'}, not {blamed}, which is to blame"
+        return _Judged("refused", registry.alias_version, None, reason)
+    if put_back := _put_back(acted, blamed):
+        return _Judged("held", blamed, None, f"a person put {blamed} back after {put_back.decision_id} took it away")
+    if against := _cooling(rule, acted, now):
+        return _Judged("refused", blamed, None, against)
+    target = previous_version(past, incident.model_name, rule.alias, blamed)
+    if against := _against_target(rule, target, incident, live, acted, registry, now):
+        return _Judged("refused", blamed, target, against)
+    return _Judged("due", blamed, target, f"{rule.alias} from {blamed} to {target}: {why}")
+
+
+def _put_back(acted: Sequence[Decision], blamed: str) -> Decision | None:
+    """The rollback that took the blamed version away, if the alias names it again: a person's doing."""
+    return next(
+        (each for each in acted if (each.action, each.state, each.from_version) == ("rollback", "done", blamed)), None
+    )
+
+
+def _cooling(rule: RollbackRule, acted: Sequence[Decision], now: datetime) -> str:
+    last = max((each.decided_at for each in acted), default=None)
+    if last is None or now >= last + timedelta(hours=rule.cool_down_hours):
+        return ""
+    return f"acted at {last:%Y-%m-%d %H:%M:%S}, and cools down for {rule.cool_down_hours:g} h"
+
+
+def previous_version(past: Iterable[Decision], model_name: str, alias: str, now_named: str) -> str | None:
+    """The version that the alias was seen to name before it named this one, None where that was not seen."""
+    own = [each for each in past if each.action == "observe" and _is_of(each, model_name, alias)]
+    moves = [each for each in sorted(own, key=lambda each: each.revision) if each.to_version == now_named]
+    return moves[-1].from_version if moves else None
+
+
+def _against_target(
+    rule: RollbackRule,
+    target: str | None,
+    incident: Incident,
+    live: Sequence[Incident],
+    acted: Sequence[Decision],
+    registry: Registry,
+    now: datetime,
+) -> str:
+    """Why the target will not do, '' where it will."""
+    if target is None:
+        return f"no version is recorded that {rule.alias} named before {incident.blamed_version}"
+    if target not in registry.versions:
+        return f"version {target}, which {rule.alias} named before, is not in the registry any more"
+    since = now - timedelta(days=rule.blame_days)
+    if any(each.from_version == target and each.decided_at >= since for each in acted):
+        return f"version {target}, which {rule.alias} named before, was taken away itself"
+    if accused := next((each for each in live if each.blamed_version == target and each != incident), None):
+        return f"version {target}, which {rule.alias} named before, is to blame for incident {accused.incident_id}"
+    return ""
+
+
+def _known(rule: RollbackRule, incident: Incident, past: Iterable[Decision]) -> Decision | None:
+    wanted = _hash(rule.name, incident.incident_id)
+    return next((each for each in newest(past) if each.decision_id == wanted), None)
+
+
+def _revision(
+    rule: RollbackRule, incident: Incident, known: Decision | None, judged: _Judged, now: datetime
+) -> Decision:
+    is_dry = judged.state == "due" and rule.dry_run
+    return Decision(
+        decision_id=_hash(rule.name, incident.incident_id),
+        revision=0 if known is None else known.revision + 1,
+        incident_id=incident.incident_id,
+        model_name=incident.model_name,
+        model_version=incident.blamed_version,
+        rollback_rule=rule.name,
+        action=rule.action,
+        alias=rule.alias,
+        from_version=judged.from_version,
+        to_version=judged.to_version,
+        state="dry_run" if is_dry else judged.state,
+        dry_run=rule.dry_run,
+        decided_at=now,
+        reason=f"would move {judged.reason}" if is_dry and rule.action == "rollback" else judged.reason,
+    )
+
+
+def carried_out(due: Decision, *, now: datetime, error: str | None = None) -> Decision:
+    """The revision after the deed; `error` says why it failed. What failed is due again at the next look."""
+    state: State = "done" if error is None else "failed"
+    reason = due.reason if error is None else f"{error}; was to do: {due.reason}"
+    return due._replace(revision=due.revision + 1, state=state, decided_at=now, reason=reason)
+
+
+def newest(revisions: Iterable[Decision]) -> list[Decision]:
+    """The newest revision of every decision."""
+    found: dict[str, Decision] = {}
+    for each in revisions:
+        if each.decision_id not in found or each.revision > found[each.decision_id].revision:
+            found[each.decision_id] = each
+    return list(found.values())
+
+
+def _is_of(each: Decision, model_name: str, alias: str) -> bool:
+    return (each.model_name, each.alias) == (model_name, alias)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,192 @@
+"""Findings of a panel: every detector on the series that it judges, within one budget of false incidents."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
+from mltrust.monitor.concurrent import EVERY_VERSION, label_of, pairings
+from mltrust.monitor.detectors import DETECTORS, Detector, Scored, Sight
+from mltrust.monitor.detectors import problems as detector_problems
+from mltrust.monitor.finding import Finding
+from mltrust.monitor.series import Panel
+from mltrust.monitor.spec import Arms, Detection, Monitor
+
+#: The share of a bucket's requests from which one version is taken to be all of it.
+_ALONE = 0.95
+
+
+class Scan(NamedTuple):
+    """What was found, in order of time, and of how many tests per bucket; `alpha` is the error of one of them."""
+
+    findings: list[Finding]
+    n_tests: int
+    alpha: float
+
+
+def problems(monitor: Monitor, columns: Collection[str]) -> list[str]:
+    """What is wrong with a monitor of a log with these columns, each as one line; empty where nothing is."""
+    sliced = monitor.series.slices.attributes
+    found = [
+        f"series.slices.attributes.{name} is {column!r}, expected a column of the log: {', '.join(sorted(columns))}"
+        for name, column in sliced.items()
+        if column not in columns
+    ]
+    return found + detector_problems(monitor.detectors, monitor.series.kinds)
+
+
+class _Look(NamedTuple):
+    detection: Detection
+    detector: Detector
+    rows: list[int]
+
+
+def scan(panel: Panel, monitor: Monitor, since: datetime) -> Scan:
+    """Judges the buckets of the panel from `since` on; what lies before is history only."""
+    first = max(0, panel.index(since))
+    looks = [_look(panel, monitor, each, first) for each in detections(monitor)]
+    n_tests = sum(_n_tests(panel, look, monitor.series.arms, first) for look in looks if look.detector.spends)
+    alpha = monitor.budget / max(1.0, n_tests * monitor.buckets_in_period)
+    found: list[Finding] = []
+    if first < panel.n_buckets:
+        sights: dict[tuple[object, ...], Sight] = {}  # of the same series residuals are the same
+        for look in (each for each in looks if each.rows):
+            seen = (tuple(look.rows), look.detection.min_requests)
+            sight = sights.setdefault(seen, _sight(panel, monitor, look, first))
+            found += _findings(panel, sight, look, alpha)
+    return Scan(sorted(found, key=_in_time), n_tests, alpha)
+
+
+def _in_time(found: Finding) -> tuple[object, ...]:
+    return (found.bucket_start, *found.series, found.detector)
+
+
+def detections(monitor: Monitor) -> tuple[Detection, ...]:
+    """The detectors of the conf; where it names none, all that need no limit."""
+    return monitor.detectors or tuple(Detection(kind=name) for name, each in DETECTORS.items() if each.is_default)
+
+
+def _look(panel: Panel, monitor: Monitor, detection: Detection, first: int) -> _Look:
+    known = DETECTORS[detection.kind]
+    arms = monitor.series.arms
+    rows = [
+        at
+        for at, key in enumerate(panel.keys)
+        if panel.kinds[at] in known.kinds
+        and detection.concerns(key.metric, str(key.slice))
+        and _is_for(known, key.model_version, key.arm, arms, bool(arms and label_of(key, arms)))
+    ]
+    return _Look(detection, known, rows)
+
+
+def _is_for(known: Detector, model_version: str, arm: str, arms: Arms | None, has_label: bool) -> bool:
+    if known.of_arms:
+        return arms is not None and has_label
+    return not known.spends or (model_version == EVERY_VERSION and not arm)
+
+
+def _n_tests(panel: Panel, look: _Look, arms: Arms | None, first: int) -> int:
+    if look.detector.of_arms:
+        return len(pairings(panel.rows(look.rows), arms or Arms(), first))
+    return len(look.rows)
+
+
+def _sight(panel: Panel, monitor: Monitor, look: _Look, first: int) -> Sight:
+    own = panel.rows(look.rows)
+    return Sight(
+        own,
+        first,
+        worse=tuple(monitor.series.metrics[key.metric].worse for key in own.keys),
+        arms=monitor.series.arms,
+        forgotten=_forgotten(own, monitor),
+        min_requests=look.detection.min_requests,
+    )
+
+
+def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> list[Finding]:
+    scored = look.detector.judge(sight, look.detection, alpha)
+    with np.errstate(invalid="ignore"):
+        found = (scored.pvalue <= alpha) & (np.abs(scored.score) >= scored.threshold)
+        if look.detector.spends:  # An operator's limit says by itself what is harm.
+            harmful = np.array([_SIGNS[each] for each in sight.worse])[:, None]
+            found &= (harmful == 0) | (np.sign(scored.score) == harmful)
+    found &= ~sight.forgotten[:, sight.first :]
+    where = zip(*(each.tolist() for each in np.nonzero(found)), strict=True)
+    return [_finding(panel, sight, look, scored, row, at) for row, at in where]
+
+
+_SIGNS = {"up": 1, "down": -1, "both": 0}
+
+
+def _forgotten(panel: Panel, monitor: Monitor) -> np.ndarray:
+    """Which buckets of which series lie in a known event."""
+    found = np.zeros(panel.n.shape, dtype=bool)
+    for event in monitor.events:
+        rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, str(key.slice))]
+        starts = max(0, panel.index(event.start))
+        ends = max(0, -((panel.start - event.end) // panel.bucket))
+        found[rows, starts:ends] = True
+    return found
+
+
+def _finding(panel: Panel, sight: Sight, look: _Look, scored: Scored, row: int, at: int) -> Finding:
+    own, where = sight.panel, sight.first + at
+    key = own.keys[row]
+    numbers = {name: float(getattr(scored, name)[row, at]) for name in Scored._fields}
+    found = Finding(
+        *key,
+        detector=look.detection.kind,
+        bucket_start=own.time(where),
+        bucket_end=own.time(where + 1),
+        severity=look.detection.severity,
+        n_requests=int(own.n[row, where]),
+        value=float(own.value[row, where]),
+        expected=numbers["expected"],
+        low=numbers["low"],
+        high=numbers["high"],
+        score=numbers["score"],
+        pvalue=numbers["pvalue"],
+        threshold=numbers["threshold"],
+        excess=numbers["excess"],
+        noise=numbers["noise"],
+    )
+    return explained(found, look.detector.words, serving(panel, key.model_name, where))
+
+
+def explained(found: Finding, words: str, alone: str) -> Finding:
+    """The finding in words; of all versions together the one that served alone is to blame."""
+    expected = "" if found.expected != found.expected else f", expected {found.expected:.4g}"
+    blamed = alone if found.model_version == EVERY_VERSION else found.model_version
+    reason = f"{found.metric} of {found.slice} was {found.value:.4g}{expected}: {words}"
+    return found._replace(reason=reason, blamed_version=blamed)
+
+
+def serving(panel: Panel, model_name: str, at: int) -> str:
+    """The version that served (nearly) all requests of a bucket, '' where there is none or it is not known."""
+    sizes: dict[str, float] = {}
+    for row, key in enumerate(panel.keys):
+        if key.model_name == model_name and not key.slice_key and not key.arm and key.model_version != EVERY_VERSION:
+            sizes[key.model_version] = max(sizes.get(key.model_version, 0.0), float(panel.n[row, at]))
+    total = sum(sizes.values())
+    return next((version for version, n in sizes.items() if total and n >= _ALONE * total), "")
+
+
+def known_from(rows: Iterable[Finding], monitor: Monitor) -> list[Finding]:
+    """Findings that others made (drift, sample ratios), without those in a known event."""
+    return [each for each in rows if not _in_event(each, monitor)]
+
+
+def _in_event(found: Finding, monitor: Monitor) -> bool:
+    return any(
+        event.start < found.bucket_end
+        and found.bucket_start < event.end
+        and event.concerns(found.metric, str(found.slice))
+        for event in monitor.events
+    )
+
+
+def merged(*lists: Sequence[Finding]) -> list[Finding]:
+    """Findings of several origins in order of time."""
+    return sorted((each for rows in lists for each in rows), key=_in_time)

@@ -1,0 +1,183 @@
+"""Rollback rules: they act once, never to and fro, never on what is blamed itself, and never against a person."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from math import nan
+
+import pytest
+
+from mltrust.monitor.finding import Severity
+from mltrust.monitor.incidents import Incident
+from mltrust.monitor.rules import (
+    Decision,
+    Registry,
+    carried_out,
+    decide,
+    newest,
+    observed,
+    previous_version,
+    to_carry_out,
+)
+from mltrust.monitor.spec import RollbackRule
+
+NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
+RULE = RollbackRule("errors", metrics=("error*",), dry_run=False)
+REGISTRY = Registry("2", frozenset(("1", "2", "3")))
+
+
+def incident(
+    name: str = "a",
+    *,
+    version: str = "2",
+    metric: str = "error_rate",
+    severity: Severity = "critical",
+    n_buckets: int = 1,
+) -> Incident:
+    return Incident(
+        name, 0, "m", version, version, "", metric, "", "", "concurrent", "open", severity, NOW, NOW, None, NOW,
+        n_buckets, 1, 0.2, 0.01, nan, nan, 9.0, "[]", True, "errors",
+    )  # fmt: skip
+
+
+def past(*versions: str | None, at: datetime = NOW - timedelta(days=9)) -> list[Decision]:
+    """The rows of scans that saw the alias move through these versions."""
+    seen: list[Decision] = []
+    for version in versions:
+        seen += observed(seen, "m", "champion", replace_alias(version), at)
+    return seen
+
+
+def replace_alias(version: str | None, *, hold: str | None = None, gone: str = "") -> Registry:
+    return Registry(version, REGISTRY.versions - {gone}, hold)
+
+
+def test_the_alias_goes_back_to_the_version_that_it_named_before() -> None:
+    (due,) = decide(RULE, [incident()], past("1", "2"), REGISTRY, NOW)
+    assert (due.state, due.from_version, due.to_version) == ("due", "2", "1")
+    assert to_carry_out([due]) == [due]
+
+
+def test_a_second_look_does_nothing() -> None:
+    seen = past("1", "2")
+    seen += decide(RULE, [incident()], seen, REGISTRY, NOW)
+    assert decide(RULE, [incident()], seen, REGISTRY, NOW) == []
+    seen.append(carried_out(seen[-1], now=NOW))
+    back = replace_alias("1")
+    seen += observed(seen, "m", "champion", back, NOW)
+    assert decide(RULE, [incident()], seen, back, NOW + timedelta(days=2)) == []
+
+
+def test_a_run_that_died_after_the_deed_is_found_to_have_done_it() -> None:
+    seen = past("1", "2")
+    seen += decide(RULE, [incident()], seen, REGISTRY, NOW)
+    (done,) = decide(RULE, [incident()], seen, replace_alias("1"), NOW)
+    assert (done.state, done.revision) == ("done", 1)
+
+
+def test_a_dry_run_says_what_it_would_do_and_leaves_it() -> None:
+    (said,) = decide(replace(RULE, dry_run=True), [incident()], past("1", "2"), REGISTRY, NOW)
+    assert said.state == "dry_run"
+    assert said.reason.startswith("would move champion from 2 to 1")
+    assert to_carry_out([said]) == []
+
+
+@pytest.mark.parametrize(
+    "not_enough", [incident(severity="warning"), incident(n_buckets=2), incident(metric="latency")], ids=str
+)
+def test_a_rule_waits_for_its_metric_severity_and_persistence(not_enough: Incident) -> None:
+    patient = replace(RULE, persistence=3)
+    assert decide(patient, [not_enough], past("1", "2"), REGISTRY, NOW) == []
+    assert decide(patient, [incident(n_buckets=3)], past("1", "2"), REGISTRY, NOW)
+
+
+@pytest.mark.parametrize(
+    ("seen", "registry", "others", "why"),
+    [
+        (past("2"), REGISTRY, [], "no version is recorded"),
+        (past("1", "2"), replace_alias("2", gone="1"), [], "not in the registry"),
+        (past("1", "2"), REGISTRY, [incident("b", version="1")], "is to blame for incident b"),
+        (past("1", "3"), replace_alias("3"), [], "names 3, not 2"),
+    ],
+)
+def test_it_refuses_where_the_target_will_not_do(
+    seen: list[Decision], registry: Registry, others: list[Incident], why: str
+) -> None:
+    said = decide(RULE, [incident(), *others], seen, registry, NOW)
+    assert said[0].state == "refused"
+    assert why in said[0].reason
+    # Said once.
+    assert decide(RULE, [incident(), *others], [*seen, *said], registry, NOW + timedelta(hours=1)) == []
+
+
+def test_what_several_versions_did_blames_none() -> None:
+    (said,) = decide(RULE, [incident(version="")], past("1", "2"), REGISTRY, NOW)
+    assert said.state == "refused"
+
+
+def rolled_back() -> list[Decision]:
+    """From 2 to 1, done."""
+    seen = past("1", "2")
+    seen += decide(RULE, [incident()], seen, REGISTRY, NOW)
+    seen.append(carried_out(seen[-1], now=NOW))
+    return seen + observed(seen, "m", "champion", replace_alias("1"), NOW)
+
+
+def test_it_cools_down_before_it_acts_again() -> None:
+    seen = rolled_back()
+    seen += observed(seen, "m", "champion", replace_alias("3"), NOW + timedelta(hours=1))
+    (said,) = decide(RULE, [incident("b", version="3")], seen, replace_alias("3"), NOW + timedelta(hours=2))
+    assert (said.state, "cools down" in said.reason) == ("refused", True)
+    (later,) = decide(
+        RULE, [incident("b", version="3")], [*seen, said], replace_alias("3"), NOW + timedelta(hours=25)
+    )
+    assert (later.state, later.revision, later.to_version) == ("due", 1, "1")
+
+
+def test_it_never_goes_back_to_what_it_took_away() -> None:
+    # 1 -> 2 -> (rollback) 1: what 1 followed is 2, which is to blame.
+    seen = rolled_back()
+    assert previous_version(seen, "m", "champion", "1") == "2"
+    (said,) = decide(RULE, [incident("b", version="1")], seen, replace_alias("1"), NOW + timedelta(days=3))
+    assert (said.state, "taken away itself" in said.reason) == ("refused", True)
+
+
+def test_a_person_who_puts_the_version_back_is_respected() -> None:
+    seen = rolled_back()
+    seen += observed(seen, "m", "champion", REGISTRY, NOW + timedelta(days=2))
+    (said,) = decide(RULE, [incident("b")], seen, REGISTRY, NOW + timedelta(days=3))
+    assert said.state == "held"
+
+
+def test_a_person_who_holds_the_model_is_respected_until_the_hold_is_lifted() -> None:
+    held = replace_alias("2", hold="Ada looks into it")
+    (said,) = decide(RULE, [incident()], past("1", "2"), held, NOW)
+    assert (said.state, "Ada looks into it" in said.reason) == ("held", True)
+    (due,) = decide(RULE, [incident()], [*past("1", "2"), said], REGISTRY, NOW)
+    assert (due.state, due.revision) == ("due", 1)
+
+
+def test_what_failed_is_tried_again_after_a_pause() -> None:
+    seen = past("1", "2")
+    seen += decide(RULE, [incident()], seen, REGISTRY, NOW)
+    seen.append(carried_out(seen[-1], now=NOW, error="registry is down"))
+    assert decide(RULE, [incident()], seen, REGISTRY, NOW + timedelta(seconds=30)) == []
+    (again,) = decide(RULE, [incident()], seen, REGISTRY, NOW + timedelta(seconds=61))
+    assert again.state == "due"
+
+
+def test_two_incidents_of_one_version_move_the_alias_once() -> None:
+    said = decide(RULE, [incident("a"), incident("b")], past("1", "2"), REGISTRY, NOW)
+    seen = [*past("1", "2"), *said]
+    assert len(to_carry_out(seen)) == 1
+
+
+def test_stopping_a_candidate_needs_no_alias() -> None:
+    (due,) = decide(replace(RULE, action="stop"), [incident(version="3")], [], Registry("2", REGISTRY.versions), NOW)
+    assert (due.state, due.from_version) == ("due", "3")
+
+
+def test_the_alias_is_written_down_when_it_moved_and_only_then() -> None:
+    seen = past("1", "2", "2", "1")
+    assert [(each.from_version, each.to_version) for each in seen] == [(None, "1"), ("1", "2"), ("2", "1")]
+    assert [each.revision for each in newest(seen)] == [2]
+    assert past(None) == []
