@@ -27,7 +27,7 @@ N_CELLS, MAX_DISTINCT = 10, 20
 #: Categories that have a cell of their own.
 MAX_VALUES = 50
 #: Integer steps of a standard deviation in which locations are summed, and the farthest of them.
-_STEPS, _FARTHEST = 4096, 1000
+STEPS, _FARTHEST = 4096, 1000
 #: Squares are summed in two parts, of which neither overflows before 5e11 rows.
 _LOW_BITS = 20
 #: Values farther from the quartiles than as many of their ranges do not move the mean.
@@ -175,7 +175,7 @@ class OrderedCells:
         """How many steps each value lies from the centre; 0 for a missing one, which is counted as missing."""
         x = np.asarray(values, dtype=np.float64)
         z = ((x.clip(self.low, self.high) - self.center) / self.scale).clip(-_FARTHEST, _FARTHEST)
-        steps: IntArray = np.rint(_STEPS * np.where(np.isnan(z), 0, z)).astype(np.int64)
+        steps: IntArray = np.rint(STEPS * np.where(np.isnan(z), 0, z)).astype(np.int64)
         return steps
 
     def located(self, values: ArrayLike) -> IntArray:
@@ -318,9 +318,14 @@ def _weighted_quartiles(values: list[float], weights: list[int]) -> list[float]:
     return [values[0], *inner, values[-1]]
 
 
+def number(x: float) -> str:
+    """A number as text, six digits or a whole number."""
+    return str(int(x)) if isfinite(x) and x == int(x) and abs(x) < 1e15 else format(x, ".6g")
+
+
 def _named(numbers: tuple[float, ...]) -> list[str]:
     """Numbers as text, short where that tells them apart."""
-    short = [str(int(x)) if x == int(x) and abs(x) < 1e15 else format(x, ".6g") for x in numbers]
+    short = [number(x) for x in numbers]
     return short if len(set(short)) == len(set(numbers)) else [repr(x) for x in numbers]
 
 

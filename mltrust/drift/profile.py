@@ -1,6 +1,7 @@
 """The state of a column in a window: what is left of its rows, to be added and compared."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import ClassVar
@@ -121,9 +122,17 @@ class Profile:
         return n, self.location[0], squares
 
 
-def pooled(profiles: list[Profile]) -> Profile:
-    """The profile of all rows of several windows, in the order given; ValueError without any."""
-    return reduce(add, profiles)
+def pooled(profiles: Sequence[Profile], *, recurring: bool) -> Profile:
+    """The profile of all rows of several windows; ValueError without any.
+
+    Where units may recur in several of them, how many there are is not known from their numbers in each: they are at
+    least as many as in the window that has most, and that is what is said.
+    """
+    total = reduce(add, profiles)
+    if not recurring or len(profiles) < 2:
+        return total
+    units = np.max([each.units for each in profiles], axis=0)
+    return replace(total, units=units, n_units=max(each.n_units for each in profiles))
 
 
 def bucket_of(hashes: NDArray[np.int64]) -> IntArray:

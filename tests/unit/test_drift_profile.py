@@ -64,9 +64,11 @@ def test_buckets_of_negative_hashes_are_those_of_their_bits() -> None:
     assert bucket_of(np.array([-1, 63, 64], dtype=np.int64)).tolist() == [63, 63, 0]
 
 
-def test_windows_are_pooled_by_adding_them() -> None:
+def test_units_of_pooled_windows_are_as_many_as_in_the_largest_where_they_may_recur() -> None:
     windows = [profile([(1, 7)]), profile([(1, 7), (2, 9)])]
-    assert (pooled(windows).n_rows, pooled(windows).n_units) == (3, 3)
+    assert [pooled(windows, recurring=each).n_units for each in (False, True)] == [3, 2]
+    assert [pooled(windows, recurring=each).n_rows for each in (False, True)] == [3, 3]
+    assert [pooled(windows, recurring=each).is_clustered for each in (False, True)] == [False, True]
 
 
 def test_profiles_of_other_cells_cannot_be_added() -> None:

@@ -1,0 +1,354 @@
+"""What chance does to counts that did not drift: the tests of shape, of structural cells and of location.
+
+Where every row is a unit of its own the laws are those of independent rows. Where units have several rows, or both
+sides have the same units, the jackknife over 64 hash buckets of the unit says how much more, or less, the differences
+vary, the same bucket left out on both sides at once.
+"""
+
+from math import ceil, exp, inf, isnan, lgamma, nan, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from mltrust.drift.cells import STEPS, UNSEEN, Cells, IntArray, OrderedCells, UnorderedCells
+from mltrust.drift.measures import MEASURES
+from mltrust.drift.profile import N_BUCKETS, Profile
+from mltrust.states.moments import FloatArray
+from mltrust.stats.means import Arm, welch
+
+#: Below it chi-square is no approximation of Pearson's statistic, and a cell joins another (Cochran 1954).
+SMALLEST_EXPECTED = 5
+SHAPE, LOCATION = "jsd", "mean_shift"
+
+
+class Clustering(NamedTuple):
+    """How differences of shares vary, over how they would for independent rows (Rao and Scott 1984).
+
+    Mean and squared variation of the eigenvalues, and the groups that they are known from: none of independent rows.
+    """
+
+    design_effect: float
+    spread: float
+    groups: int
+
+
+_INDEPENDENT = Clustering(1.0, 0.0, 0)
+
+
+class Sides(NamedTuple):
+    """A column's reference and current profile on the same cells.
+
+    `paired`: both sides are the same requests (a candidate against the champion, shadow against production), so that
+    what they share is no difference.
+    """
+
+    cells: Cells
+    reference: Profile
+    current: Profile
+    paired: bool = False
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether rows must not be taken as independent."""
+        return self.paired or self.reference.is_clustered or self.current.is_clustered
+
+
+class Measured(NamedTuple):
+    """One test of one column: what was measured, and how likely it is without drift.
+
+    `n_reference` and `n_current` are the rows (or, of a structural cell where rows are clustered, the units) that it
+    compares. `value` is the effect size as users know it, `corrected` what is left of it after noise, which is held
+    against the floor. `std_error` is that of the value, `reference_value` and `current_value` the share of the rows
+    in the cell or the mean in the column's unit, where there are such. Undefined is nan, and `problem` says why.
+    """
+
+    measure: str
+    unit: str
+    n_reference: int
+    n_current: int
+    value: float = nan
+    corrected: float = nan
+    std_error: float = nan
+    statistic: float = nan
+    df: float = nan
+    design_effect: float = nan
+    pvalue: float = nan
+    reference_value: float = nan
+    current_value: float = nan
+    problem: str = ""
+
+
+def shape_test(sides: Sides) -> Measured:
+    """Pearson's X² of the ordinary cells; `value` is the divergence of all cells, `corrected` that of ordinary ones.
+
+    `df` is that of the pooled cells; for clustered rows, of Rao and Scott's second order. Nan where fewer than two
+    cells are left with 5 expected rows on the smaller side.
+    """
+    n_ordinary = sides.cells.n_ordinary
+    a, b = (each.by_cell.astype(np.float64) for each in (sides.reference, sides.current))
+    inner = a[:n_ordinary], b[:n_ordinary]
+    m, n = (float(each.sum()) for each in inner)
+    jsd = MEASURES[SHAPE]
+    test = Measured(SHAPE, jsd.unit, int(m), int(n), jsd.value(a, b, sides.cells))
+    if not (m and n):
+        return test._replace(problem=f"no row with a value in the {'current' if m else 'reference'} window")
+    if n_ordinary == 1:
+        return test._replace(corrected=0.0, statistic=0.0, df=0.0, design_effect=1.0, pvalue=1.0)
+    groups = _pooled_cells(sides, *inner)
+    if len(groups) < 2:
+        return test._replace(problem=f"fewer than two cells expect {SMALLEST_EXPECTED} rows")
+    statistic, clustering = (
+        _clustered(sides, groups) if sides.is_clustered else (pearson(*inner, groups), _INDEPENDENT)
+    )
+    k, deff = len(groups) - 1, clustering.design_effect
+    df = k / (1 + clustering.spread)
+    scaled = statistic / deff if deff > 0 else (nan if statistic else 0.0)
+    return test._replace(
+        corrected=jsd.value(*inner, sides.cells) - jsd.noise(*inner, sides.cells, deff),
+        statistic=statistic,
+        df=df,
+        design_effect=deff,
+        pvalue=_tail(scaled, k, df, clustering.groups),
+        problem="differences do not vary between units" if isnan(scaled) else "",
+    )
+
+
+def structural_tests(sides: Sides) -> list[Measured]:
+    """Every structural cell against its share in the reference, exactly: twice the smaller tail, times their number.
+
+    Where rows are clustered, units with a row in the cell are counted instead of rows.
+    """
+    kinds = sides.cells.structural
+    clustered = sides.is_clustered
+    (m, a), (n, b) = (_counted(each, clustered) for each in (sides.reference, sides.current))
+    rows = [(each.n_rows, each.by_cell) for each in (sides.reference, sides.current)]
+    found = []
+    for at, kind in enumerate(kinds, sides.cells.n_ordinary):
+        if not (m and n):
+            side = "current" if m else "reference"
+            found.append(Measured(kind, "share", m, n, problem=f"no row in the {side} window"))
+            continue
+        expected = int(a[at]) + _unseen_without_drift(sides, kind)
+        p = hypergeometric_tail(int(b[at]), expected + int(b[at]), n, n + m)
+        before, now = (int(counts[at]) / total for total, counts in rows)
+        test = Measured(
+            kind,
+            "share",
+            m,
+            n,
+            value=now - before,
+            corrected=now - before,
+            std_error=sqrt(now * (1 - now) / n + before * (1 - before) / m),
+            design_effect=1.0,
+            pvalue=min(1.0, 2 * len(kinds) * p),
+            reference_value=before,
+            current_value=now,
+        )
+        found.append(test)
+    return found
+
+
+def location_test(sides: Sides) -> Measured | None:
+    """Welch's test of the winsorised mean, in the reference's standard deviations; None without order or spread.
+
+    `corrected` takes the squared standard error off the squared shift. Clustered rows: the jackknife's standard error
+    on the t law of the groups less 1.
+    """
+    cells = sides.cells
+    if not isinstance(cells, OrderedCells):
+        return None
+    reference, current = (_arm(each, cells.n_ordinary) for each in (sides.reference, sides.current))
+    test = Measured(LOCATION, "sd of the reference", reference.n, current.n)
+    if min(reference.n, current.n) < 2:
+        side = "current" if reference.n > 1 else "reference"
+        return test._replace(problem=f"fewer than 2 rows with a value in the {side} window")
+    if not reference.variance > 0:
+        return None
+    result = welch(control=reference, treatment=current)
+    se, df, deff, sd = result.std_error, result.df, 1.0, sqrt(reference.variance)
+    if sides.is_clustered:
+        jackknifed, groups = _mean_error(sides)
+        se, df, deff = jackknifed, groups - 1, (jackknifed / se) ** 2
+    # Without any difference there is nothing to test, even where paired sides leave no variance either.
+    statistic = 0.0 if result.effect == 0 else (result.effect / se if se > 0 else nan)
+    shift, error = result.effect / sd, se / sd
+    return test._replace(
+        value=shift,
+        corrected=sqrt(max(0.0, shift * shift - error * error)),
+        std_error=error,
+        statistic=statistic,
+        df=df,
+        design_effect=deff,
+        pvalue=2 * float(special.stdtr(df, -abs(statistic))),
+        reference_value=cells.center + reference.mean / STEPS * cells.scale,
+        current_value=cells.center + current.mean / STEPS * cells.scale,
+        problem="" if se > 0 or result.effect == 0 else "the difference of the means does not vary between units",
+    )
+
+
+def pearson(reference: FloatArray, current: FloatArray, groups: list[list[int]] | None = None) -> float:
+    """X² = nm/(n + m) sum (p - q)²/r of counts on cells, or on groups of them; r is the share of both sides."""
+    if groups is not None and len(groups) < len(reference):
+        reference, current = (np.array([each[group].sum() for group in groups]) for each in (reference, current))
+    m, n = float(reference.sum()), float(current.sum())
+    return n * m * float(((reference / m - current / n) ** 2 / (reference + current)).sum())
+
+
+def hypergeometric_tail(x: int, marked: int, n: int, total: int) -> float:
+    """The tail of x on its side of the mean: P(X >= x) or P(X <= x), X of the marked among n drawn out of `total`.
+
+    1 where nothing is marked. The sum goes by ratios of neighbouring terms from x outwards.
+    """
+    if not marked or x * total == marked * n:
+        return 1.0
+    unmarked = total - marked
+    log_term = _log_choose(marked, x) + _log_choose(unmarked, n - x) - _log_choose(total, n)
+    deviation = sqrt(marked * (n / total) * (1 - n / total) + 1)
+    length = int(40 * deviation) + 40
+    if x * total > marked * n:
+        at = np.arange(x, min(x + length, marked, n), dtype=np.float64)
+        ratios = (marked - at) * (n - at) / ((at + 1) * (unmarked - n + at + 1))
+    else:
+        at = np.arange(x, max(x - length, 0, n - unmarked), -1, dtype=np.float64)
+        ratios = at * (unmarked - n + at) / ((marked - at + 1) * (n - at + 1))
+    return min(1.0, exp(log_term) * (1 + float(np.cumprod(ratios).sum())))
+
+
+def pooled_ordered(expected: FloatArray, smallest: float = SMALLEST_EXPECTED) -> list[list[int]]:
+    """Groups of neighbouring cells that expect enough: the smallest below it joins its smaller neighbour, in turn."""
+    groups = [[at] for at in range(len(expected))]
+    sizes = expected.tolist()
+    while len(groups) > 1 and min(sizes) < smallest:
+        at = sizes.index(min(sizes))
+        left, right = (sizes[i] if 0 <= i < len(sizes) else inf for i in (at - 1, at + 1))
+        first = at - 1 if left <= right else at
+        groups[first : first + 2] = [groups[first] + groups[first + 1]]
+        sizes[first : first + 2] = [sizes[first] + sizes[first + 1]]
+    return groups if sizes and min(sizes) >= smallest else []
+
+
+def pooled_unordered(expected: FloatArray, smallest: float = SMALLEST_EXPECTED) -> list[list[int]]:
+    """Groups of cells that expect enough: those that do not are collected, and join the smallest other if need be."""
+    large = np.flatnonzero(expected >= smallest).tolist()
+    rest = np.flatnonzero(expected < smallest).tolist()
+    groups = [[at] for at in large]
+    if not rest:
+        return groups
+    if expected[rest].sum() >= smallest:
+        return [*groups, rest]
+    if not groups:
+        return []
+    joined = min(range(len(groups)), key=lambda at: float(expected[groups[at][0]]))
+    groups[joined] = groups[joined] + rest
+    return groups
+
+
+def expected_rows(reference: FloatArray, current: FloatArray) -> FloatArray:
+    """What each cell expects on the smaller side."""
+    m, n = float(reference.sum()), float(current.sum())
+    return min(n, m) / (n + m) * (reference + current)
+
+
+def _pooled_cells(sides: Sides, reference: FloatArray, current: FloatArray) -> list[list[int]]:
+    expected = expected_rows(reference, current)
+    if sides.is_clustered:
+        # Ten rows of one unit are no ten observations: what a cell expects is counted in units.
+        expected *= min(each.n_units / each.n_rows for each in (sides.reference, sides.current))
+    pool = pooled_ordered if sides.cells.is_ordered else pooled_unordered
+    return pool(expected)
+
+
+def _clustered(sides: Sides, groups: list[list[int]]) -> tuple[float, Clustering]:
+    """X² of groups of cells, and how clustered their rows are."""
+    a, b = (
+        np.array([each.counts[group].sum(axis=0) for group in groups], dtype=np.float64)
+        for each in (sides.reference, sides.current)
+    )
+    m, n, rows = float(a.sum()), float(b.sum()), (a + b).sum(axis=1)
+    statistic = pearson(a.sum(axis=1), b.sum(axis=1))
+    return statistic, _clustering(a, b, np.sqrt(n * m / rows))
+
+
+def _clustering(a: FloatArray, b: FloatArray, scale: FloatArray) -> Clustering:
+    """Mean and squared variation of the eigenvalues of W, the scaled jackknife covariance of the differences.
+
+    References
+    ----------
+    Rao, J. N. K. and Scott, A. J. (1984). On chi-squared tests for multiway contingency tables with cell proportions
+    estimated from survey data. Annals of Statistics 12, 46-60, section 3. Shao, J. and Tu, D. (1995). The jackknife
+    and bootstrap, 6.2 (the delete-a-group jackknife). Springer.
+    """
+    left = [each.sum(axis=1, keepdims=True) - each for each in (a, b)]
+    totals = [each.sum(axis=0) for each in left]
+    groups = int(((a.sum(axis=0) + b.sum(axis=0)) > 0).sum())
+    if min(each.min() for each in totals) <= 0 or groups < 2:
+        return Clustering(nan, nan, groups)
+    d = (left[1] / totals[1] - left[0] / totals[0]) * scale[:, np.newaxis]
+    d -= d.mean(axis=1, keepdims=True)
+    W = d @ d.T * ((N_BUCKETS - 1) / N_BUCKETS)
+    df, trace = len(a) - 1, float(np.trace(W))
+    if trace == 0:
+        return Clustering(0.0, 0.0, groups)
+    return Clustering(trace / df, max(0.0, df * float((W * W).sum()) / trace**2 - 1), groups)
+
+
+def _tail(scaled: float, k: int, df: float, groups: int) -> float:
+    """The p-value of X²/delta: chi-square of independent rows, else F with what the jackknife's groups leave.
+
+    With one cell more than one (k = 1) F is the square of Student's t, the exact law of a variance from groups;
+    chi-square would reject 0.16 % at 0.1 %.
+
+    References
+    ----------
+    Thomas, D. R. and Rao, J. N. K. (1987). Small-sample comparisons of level and power for simple goodness-of-fit
+    statistics under cluster sampling. JASA 82, 630-636.
+    """
+    if scaled == 0:
+        return 1.0
+    if isnan(scaled) or groups == 0:
+        return float(special.chdtrc(k, scaled))
+    return float(special.fdtrc(df, (groups - 1) * df, scaled / k))
+
+
+def _counted(profile: Profile, clustered: bool) -> tuple[int, IntArray]:
+    """All units and those with a row in each cell, or all rows and those in each cell."""
+    return (profile.n_units, profile.units) if clustered else (profile.n_rows, profile.by_cell)
+
+
+def _unseen_without_drift(sides: Sides, kind: str) -> int:
+    """How many of the reference's rows would have been unseen, had they been new: those with a value of their own.
+
+    References
+    ----------
+    Good, I. J. (1953). The population frequencies of species and the estimation of population parameters.
+    Biometrika 40, 237-264, eq. 9.
+    """
+    cells = sides.cells
+    if kind != UNSEEN or not isinstance(cells, UnorderedCells) or not cells.n_singletons:
+        return 0
+    return ceil(cells.n_singletons * min(1.0, sides.reference.n_rows / cells.n_rows))
+
+
+def _arm(profile: Profile, n_ordinary: int) -> Arm:
+    """Rows with a value, and mean and variance of their location in steps, from exact integers."""
+    rows, steps, squares = profile.located(n_ordinary)
+    n, total, square = int(rows.sum()), int(steps.sum()), sum(squares)
+    if n < 2:
+        return Arm(n, nan, nan)
+    return Arm(n, total / n, (n * square - total * total) / (n * (n - 1)))
+
+
+def _mean_error(sides: Sides) -> tuple[float, int]:
+    """The jackknife's standard error of the difference of the means in steps, and the buckets that have rows."""
+    (m, a, _), (n, b, _) = (each.located(sides.cells.n_ordinary) for each in (sides.reference, sides.current))
+    groups = int(((m + n) > 0).sum())
+    left = [each.sum() - each for each in (m, n)]
+    if min(each.min() for each in left) <= 0:
+        return nan, groups
+    without = (b.sum() - b) / left[1] - (a.sum() - a) / left[0]
+    return sqrt(float(((without - without.mean()) ** 2).sum()) * (N_BUCKETS - 1) / N_BUCKETS), groups
+
+
+def _log_choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
