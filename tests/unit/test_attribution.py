@@ -81,6 +81,15 @@ def test_identical_versions_do_not_vary_and_pass_nothing() -> None:
     assert {each.reason for each in found} == {"nothing varies between units"}
 
 
+def test_a_ratio_that_is_the_same_for_every_unit_is_tested_by_its_difference() -> None:
+    """Of a linear model whose weight doubles: the logarithms differ by a constant, which does not vary."""
+    values = np.random.default_rng(8).exponential(1, (400, 1))
+    sides = jackknifed(("a",), values, hashes(400, 8)), jackknifed(("a",), 2 * values, hashes(400, 8))
+    [found] = attribution_drift({OVERALL: sides}, RULE)
+    assert found.verdict is Verdict.BREACH
+    assert found.statistic == pytest.approx(found.value / found.std_error)
+
+
 def test_a_change_below_both_floors_is_no_breach_however_certain() -> None:
     rng, units = np.random.default_rng(5), hashes(5_000, 5)
     base = rng.exponential(1, (5_000, 6)) * BEFORE
