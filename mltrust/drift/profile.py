@@ -1,7 +1,7 @@
 """The state of a column in a window: what is left of its rows, to be added and compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import ClassVar
@@ -30,12 +30,16 @@ class Profile:
         Units with any row.
     location
         (3, 64) for ordered columns, (0, 64) else: sums by bucket of `OrderedCells.located` over rows with a value.
+    by_cell, n_rows
+        Rows (cells,) in each cell, and all of them, those with a missing value too.
     """
 
     counts: IntArray
     units: IntArray
     n_units: int
     location: IntArray
+    by_cell: IntArray = field(init=False, repr=False)
+    n_rows: int = field(init=False)
 
     _LOCATED: ClassVar[int] = 3
 
@@ -48,6 +52,9 @@ class Profile:
             )
         if any(each.dtype != np.int64 for each in (self.counts, self.units, self.location)):
             raise ValueError("counts and sums of a profile are int64")
+        # Every test asks for them, a hundred times a window.
+        object.__setattr__(self, "by_cell", self.counts.sum(axis=1))
+        object.__setattr__(self, "n_rows", int(self.by_cell.sum()))
 
     @classmethod
     def empty(cls, cells: Cells) -> "Profile":
@@ -95,17 +102,6 @@ class Profile:
             self.n_units + other.n_units,
             self.location + other.location,
         )
-
-    @property
-    def by_cell(self) -> IntArray:
-        """Rows (cells,) in each cell."""
-        rows: IntArray = self.counts.sum(axis=1)
-        return rows
-
-    @property
-    def n_rows(self) -> int:
-        """All rows, those with a missing value too."""
-        return int(self.counts.sum())
 
     @property
     def is_clustered(self) -> bool:

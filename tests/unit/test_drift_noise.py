@@ -12,9 +12,9 @@ from mltrust.drift.cells import OrderedCells, UnorderedCells
 from mltrust.drift.noise import (
     Sides,
     expected_rows,
+    homogeneity,
     hypergeometric_tail,
     location_test,
-    pearson,
     pooled_ordered,
     pooled_unordered,
     shape_test,
@@ -41,6 +41,16 @@ def test_the_shape_is_tested_as_a_contingency_table() -> None:
     scipy = stats.chi2_contingency([[50, 30, 40, 20, 20], [30, 40, 30, 20, 9]])
     assert (found.statistic, found.df, found.pvalue) == pytest.approx((scipy.statistic, 4, scipy.pvalue))
     assert found.design_effect == 1
+
+
+def test_far_out_the_likelihood_ratio_must_agree() -> None:
+    reference, current = np.array([5e5, *[5e3] * 9]), np.array([500.0, 17, 12, *[5.0] * 7])
+    found = homogeneity(reference, current)
+    table = [reference, current]
+    pearson, ratio = (stats.chi2_contingency(table, lambda_=each) for each in ("pearson", "log-likelihood"))
+    assert found.statistic == pytest.approx(pearson.statistic)
+    assert found.pvalue == pytest.approx(max(pearson.pvalue, ratio.pvalue))
+    assert pearson.pvalue < 2e-4 < 3e-3 < ratio.pvalue < 0.01
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 60), st.data())
@@ -95,7 +105,8 @@ def test_without_drift_the_shape_is_rejected_as_often_as_stated(k: int, sizes: t
     pvalues = []
     for reference, current in zip(a, b, strict=True):
         groups = pooled_unordered(expected_rows(reference, current))
-        pvalues.append(stats.chi2.sf(pearson(reference, current, groups), len(groups) - 1))
+        pooled = (np.array([each[group].sum() for group in groups]) for each in (reference, current))
+        pvalues.append(homogeneity(*pooled).pvalue)
     low, high = stats.binom.interval(0.999, len(pvalues), 0.05)
     assert 0.8 * low <= (np.array(pvalues) <= 0.05).sum() <= 1.1 * high
 
