@@ -35,7 +35,7 @@ NO_VARIANT = "(none)"
 #: Blocks of all units: those answered by a model version that is not of their arm, and those with a failed request.
 MISSERVED, FAILED = "misserved", "failed"
 #: The column beside a value that holds its square, and the one of its change over the days since exposure.
-SQUARES, TREND = "squares", "trend"
+SQUARES, TREND, WINDOW = "squares", "trend", "window"
 
 
 class Arm(NamedTuple):
@@ -98,7 +98,7 @@ def capped_block(metric: Metric) -> str:
 
 
 def trend_block(metric: Metric) -> str:
-    """The block of how the metric's numerator changes over the days since exposure, within each unit."""
+    """The block of how the metric's numerator changes over the days since exposure, and of its sum."""
     return f"trend {metric.name}"
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from math import isnan
+from math import isnan, nan
 
 from mltrust.experiment.cells import (
     SQUARES,
     TREND,
     UNITS,
+    WINDOW,
     ExperimentStates,
     Triggered,
     capped_block,
@@ -22,13 +23,17 @@ from mltrust.experiment.methods import compared
 from mltrust.experiment.shares import shares
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
+from mltrust.states.moments import Moments
 from mltrust.stats.means import mean_arm, welch
+from mltrust.stats.ratios import ratio_arm
 from mltrust.stats.skew import THRESHOLD, skew
 from mltrust.verdicts import Verdict
 
 #: A relative effect above, or a p-value below: more often a mistake in the data than a discovery (Twyman's law).
 _TOO_LARGE, _TOO_CERTAIN = 0.3, 1e-12
 _TREND_LEVEL = 0.01
+#: How many standard errors a mean must be from 0 to be divided by.
+_FAR = 3
 
 
 def oddities(
@@ -37,7 +42,7 @@ def oddities(
     """Twyman's law, skewness, trend and delay of every overall effect, and the units that the trigger left out."""
     if experiment.unit == "bucket_id":
         return list(_twyman(effects))
-    trends = judged("trend", "Welch", list(_trends(states, experiment)), level=_TREND_LEVEL, blocks=False)
+    trends = judged("trend", "delta method", list(_trends(states, experiment)), level=_TREND_LEVEL, blocks=False)
     capped = judged(
         "capping", "chi-square", list(_caps(states, experiment)), level=experiment.srm_alpha, blocks=False
     )
@@ -156,7 +161,11 @@ def _skews(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:
 
 
 def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
-    """Whether the effect changes over the days since exposure: novelty wears off, or has to be learnt."""
+    """Whether the relative effect changes over the days since exposure: novelty wears off, or has to be learnt.
+
+    Units are most active on the day on which they are exposed, as that is why they are: of any effect most falls on
+    it. A slope over a sum is therefore that of the arm's own days, and a constant relative effect leaves it alike.
+    """
     for metric in experiment.unit_metrics:
         for treatment in experiment.treatments if has_trend(metric) else ():
             phases = experiment.comparable_phases(treatment)
@@ -165,19 +174,29 @@ def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Findin
             )
             if experiment.ratio_changes(treatment) or not (control.n and treated.n):
                 continue
-            test = welch(control=mean_arm(control, TREND), treatment=mean_arm(treated, TREND))
-            words = f"the effect changes by {test.effect:+.3g} a day since exposure"
+            test = welch(
+                control=ratio_arm(control, TREND, WINDOW),
+                treatment=ratio_arm(treated, TREND, WINDOW),
+            )
+            found = _far_from_zero(control) and _far_from_zero(treated)
+            change = (metric.window_days or 0) * test.effect
+            words = f"the relative effect changes by {change:+.2%} a day since exposure"
             yield Finding(
                 n=test.n_control + test.n_treatment,
                 statistic=test.statistic,
                 df=test.df,
-                pvalue=test.pvalue,
-                words=words,
+                pvalue=test.pvalue if found else nan,
+                words=words if found else f"{metric.name} is hardly above 0",
                 alarm=f"{words}: what was measured is not what stays",
                 metric=metric.name,
                 treatment=treatment,
-                value=test.effect,
+                value=change,
             )
+
+
+def _far_from_zero(state: Moments) -> bool:
+    arm = mean_arm(state, WINDOW)
+    return arm.mean**2 > _FAR**2 * arm.mean_variance
 
 
 def _untriggered(states: ExperimentStates, experiment: Experiment) -> list[Check]:

@@ -23,6 +23,7 @@ from mltrust.experiment.cells import (
     TRIGGERED,
     UNITS,
     WEIGHT,
+    WINDOW,
     YES,
     Arm,
     Bucket,
@@ -66,6 +67,7 @@ from mltrust.spark.units import (
     trend_column,
     unit_frame,
     value_column,
+    window_column,
     with_kept_values,
     with_overlaps,
 )
@@ -117,7 +119,10 @@ def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
             for metric in experiment.unit_metrics
             if metric.cap is not None
         ),
-        *(Block(trend_block(metric), (trend_column(metric),), (TREND,)) for metric in trends),
+        *(
+            Block(trend_block(metric), (trend_column(metric), window_column(metric)), (TREND, WINDOW))
+            for metric in trends
+        ),
     )
 
 

@@ -415,6 +415,11 @@ def trend_column(metric: Metric) -> str:
     return f"trend|{metric.numerator}|{metric.window_days}d"
 
 
+def window_column(metric: Metric) -> str:
+    """The name of a unit's sum of the numerator over the window, 0 where there is none, never cut off."""
+    return f"window|{metric.numerator}|{metric.window_days}d"
+
+
 def exposed_units(exposures: DataFrame, experiment: Experiment, as_of: datetime) -> DataFrame:
     """One row per unit exposed before as_of and the planned end.
 
@@ -526,7 +531,15 @@ def unit_frame(
         .withColumns(
             {value_column(metric, column): _value(metric, column) for metric, column in _columns(experiment)}
             | {name: F.coalesce(name, F.lit(0.0)) for name in map(past_column, experiment.all_past_columns())}
-            | {trend_column(metric): _trend(metric) for metric in experiment.unit_metrics if has_trend(metric)}
+            | {
+                name: _from_zero(metric, source)
+                for metric in experiment.unit_metrics
+                if has_trend(metric)
+                for name, source in (
+                    (trend_column(metric), trend_column(metric)),
+                    (window_column(metric), _sum_name(metric, metric.numerator)),
+                )
+            }
             | ({} if experiment.pre_days is None else {NO_PAST: F.coalesce(NO_PAST, F.lit(True))})
         )
         .withColumns(_capped(experiment, caps or {}))
@@ -608,8 +621,9 @@ def _trend_sum(metric: Metric) -> Column:
     return F.sum(F.when(counts, (age - centre) / squares * F.col(metric.numerator)))
 
 
-def _trend(metric: Metric) -> Column:
-    found = F.coalesce(F.col(f"`{trend_column(metric)}`").cast("double"), F.lit(0.0))
+def _from_zero(metric: Metric, source: str) -> Column:
+    """A column of units whose window is over, 0 where they have nothing in it."""
+    found = F.coalesce(F.col(f"`{source}`").cast("double"), F.lit(0.0))
     return F.when(F.col(f"`{mature_column(metric)}`"), found)
 
 

@@ -276,12 +276,12 @@ def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSess
     ]
     built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(money,)), at(9))
     found = sorted(
-        (each[units.trend_column(money)], each[units.squares_column(money)])
+        (each[units.trend_column(money)], each[units.window_column(money)], each[units.squares_column(money)])
         for each in built.frame().collect()
         if each[mature_column(money)]
     )
     slope = np.polyfit(range(3), sales["a"][:3], 1)[0]
-    assert found == [(0.0, 0.0), (pytest.approx(slope), 81.0)]
+    assert found == [(0.0, 0.0, 0.0), (pytest.approx(slope), 9.0, 81.0)]
 
 
 def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSession) -> None:

@@ -15,6 +15,7 @@ from mltrust.experiment.cells import (
     TREND,
     TRIGGERED,
     UNITS,
+    WINDOW,
     Blocks,
     ExperimentStates,
     SliceStates,
@@ -111,7 +112,8 @@ def _of_metric(metric: Metric, units: Units, mine: np.ndarray) -> dict[str, Mome
         blocks[squares_block(metric)] = Moments.of((metric.numerator, SQUARES), squares)
     if has_trend(metric):
         slopes = units.get(f"trend {metric.name}", np.zeros(len(mine)))[mine]
-        blocks[trend_block(metric)] = Moments.of((TREND,), slopes[:, None])
+        sums = np.nan_to_num(units[metric.numerator][mine].astype(float))
+        blocks[trend_block(metric)] = Moments.of((TREND, WINDOW), np.column_stack([slopes, sums]))
     if metric.cap is not None:
         blocks[capped_block(metric)] = _counted(units["capped"][mine])
     return blocks

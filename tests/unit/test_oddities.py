@@ -76,16 +76,49 @@ def test_a_cap_that_cuts_off_more_of_an_arm_is_named() -> None:
     assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
 
 
-@pytest.mark.parametrize(("slope", "verdict"), [(0.0, Verdict.PASS), (-0.2, Verdict.INCONCLUSIVE)])
-def test_an_effect_that_wears_off_is_named(slope: float, verdict: Verdict) -> None:
+#: What a unit does on the days since its exposure: most on the first, without which it would not be exposed.
+ACTIVE = np.array([3.0, 1, 1, 1, 1, 1, 1])
+
+
+def by_days(lift: np.ndarray, seed: int = 5) -> dict[str, np.ndarray]:
+    """Units whose treatment adds that share to what they do on each day."""
+    variant = arms(4000)
+    daily = np.random.default_rng(seed).poisson(ACTIVE * (1 + np.outer(variant == "t", lift)))
+    return {"variant": variant, "revenue": daily.sum(axis=1), "trend money": daily @ SLOPE}
+
+
+SLOPE = (np.arange(7) - 3.0) / 28
+WEARS_OFF = np.linspace(0.6, 0.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("lift", "verdict"), [(np.zeros(7), Verdict.PASS), (WEARS_OFF, Verdict.INCONCLUSIVE)], ids=["none", "wears off"]
+)
+def test_an_effect_that_wears_off_is_named(lift: np.ndarray, verdict: Verdict) -> None:
     metric = Metric("money", "mean", "revenue", role="goal", window_days=7)
-    units = normal(5, effect=0.3)
-    units["trend money"] = np.random.default_rng(6).normal(0, 1, 4000) + slope * (units["variant"] == "t")
-    found = read(experiment(metric), units)
+    found = read(experiment(metric), by_days(lift))
     [row] = checks(found.checks, "trend")
     assert (row.verdict, row.decides) == (verdict, False)
-    assert row.value == pytest.approx(slope, abs=0.15)
-    assert any("what was measured is not what stays" in reason for reason in found.reasons) == (slope < 0)
+    treated = ACTIVE * (1 + lift)
+    expected = 7 * (treated @ SLOPE / treated.sum() - ACTIVE @ SLOPE / ACTIVE.sum())
+    assert row.value == pytest.approx(expected, abs=4 * abs(row.value / row.statistic))
+    assert any("what was measured is not what stays" in reason for reason in found.reasons) == lift.any()
+
+
+def test_a_constant_effect_on_units_that_are_most_active_when_exposed_is_no_trend() -> None:
+    metric = Metric("money", "mean", "revenue", role="goal", window_days=7)
+    units = by_days(np.full(7, 0.3))
+    [row] = checks(read(experiment(metric), units).checks, "trend")
+    assert row.verdict is Verdict.PASS
+    slopes = [units["trend money"][units["variant"] == arm] for arm in "ct"]
+    assert stats.ttest_ind(*slopes).pvalue < 1e-9  # what the difference of slopes would have said
+
+
+def test_a_trend_of_what_is_hardly_above_zero_is_not_tested() -> None:
+    metric = Metric("money", "mean", "revenue", role="goal", window_days=7)
+    units = normal(5)
+    [row] = checks(read(experiment(metric), units | {"revenue": units["revenue"] - 10}).checks, "trend")
+    assert (row.verdict, row.reason) == (Verdict.INCONCLUSIVE, "not tested, too few units: money is hardly above 0")
 
 
 def test_untriggered_units_that_differ_and_unequal_triggering_make_an_experiment_invalid() -> None:
