@@ -154,6 +154,8 @@ def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequen
         steps.append(_Step("build_units", config, Exit.PASS))
         steps.append(_Step("analyze_experiment", config, Exit.of(verdict_of(name, truths))))
     steps.append(_Step("plan_experiment", folder / "experiments" / f"{_PLANNED}.yaml", Exit.PASS, over))
+    drifts = Exit.BREACH if simulation.drifts else Exit.PASS
+    steps.append(_Step("detect_drift", folder / "monitors" / "recommender.yaml", drifts, over))
     return [*steps, _Step("maintain_lakehouse", contract, Exit.PASS)]
 
 
@@ -179,6 +181,8 @@ def _read(conf: Conf) -> Found:
         name: [row.asDict() for row in lake.read(name).collect()]
         for name in ("experiment_effects", "experiment_checks")
     }
+    is_of_all = (F.col("slice_key") == "") & (F.col("reference") == "fixed") & F.col("column").startswith("features.")
+    drift = [row.asDict() for row in lake.read("drift_findings").where(is_of_all).collect()]
     rejects: dict[tuple[str, str], int] = {}
     for stream, table in _STREAMS.items():
         for row in lake.read(f"{table}_rejects").groupBy("reason_code").count().collect():
@@ -186,7 +190,7 @@ def _read(conf: Conf) -> Found:
     books = lake.read("ingest_batches").groupBy("kind").agg(F.sum("duplicates").alias("n")).collect()
     by_table = {row["kind"]: row["n"] for row in books}
     duplicates = {stream: by_table.get(table, 0) for stream, table in _STREAMS.items()}
-    return Found(rows["experiment_effects"], rows["experiment_checks"], rejects, duplicates)
+    return Found(rows["experiment_effects"], rows["experiment_checks"], drift, rejects, duplicates)
 
 
 def _print_table(compared: Sequence[Compared]) -> None:

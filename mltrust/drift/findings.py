@@ -50,26 +50,26 @@ class Finding(NamedTuple):
     slice_key: str
     slice_value: str
     column: str
-    edges_version: str
     family: str
     measure: str
-    unit: str
-    n_reference: int
-    n_current: int
-    value: float
-    corrected: float
-    floor: float
-    std_error: float
-    statistic: float
-    df: float
-    design_effect: float
-    pvalue: float
-    qvalue: float
-    n_family: int
-    threshold: float
-    detectable: float
     verdict: str
     reason: str
+    edges_version: str = ""
+    unit: str = ""
+    n_reference: int = 0
+    n_current: int = 0
+    value: float = nan
+    corrected: float = nan
+    floor: float = nan
+    std_error: float = nan
+    statistic: float = nan
+    df: float = nan
+    design_effect: float = nan
+    pvalue: float = nan
+    qvalue: float = nan
+    n_family: int = 0
+    threshold: float = nan
+    detectable: float = nan
     contributions: tuple[float, ...] = ()
     js_distance: float = nan
     ks_statistic: float = nan

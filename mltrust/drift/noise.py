@@ -174,7 +174,7 @@ def location_test(sides: Sides) -> Measured | None:
     se, df, deff, sd = result.std_error, result.df, 1.0, sqrt(reference.variance)
     if sides.is_clustered:
         jackknifed, groups = _mean_error(sides)
-        se, df, deff = jackknifed, groups - 1, (jackknifed / se) ** 2
+        se, df, deff = jackknifed, float(groups - 1), (jackknifed / se) ** 2
     # Without any difference there is nothing to test, even where paired sides leave no variance either.
     statistic = 0.0 if result.effect == 0 else (result.effect / se if se > 0 else nan)
     shift, error = result.effect / sd, se / sd

@@ -104,7 +104,7 @@ def shift(
         current=current.value,
         value=found.effect,
         std_error=found.std_error,
-        df=found.df,
+        df=float(found.df),
         statistic=tested.statistic,
         pvalue=nan if why_not else tested.pvalue,
         ci_low=found.ci_low,

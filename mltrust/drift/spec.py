@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from typing import ClassVar, Literal, NamedTuple
 
 from mltrust.contract import FeatureType
+from mltrust.drift.alarm import Alarm
+from mltrust.drift.attribution import AttributionRule
+from mltrust.drift.performance import PerformanceRule
+from mltrust.drift.quality import Quality
 from mltrust.slices import Slicing
 
 AgainstKind = Literal["fixed", "previous", "same_weekdays", "control", "version", "production"]
@@ -68,6 +72,9 @@ class Against:
     - `control`: of an `experiment`, each treatment against its control in the same window;
     - `version`: another `model_version`'s production rows of the same window;
     - `production`: the version's shadow rows against `model_version`'s production rows of the same requests.
+
+    With `columns` only these are compared: scores of two models differ, whatever they read. The job's verdict rests
+    on it where it `decides`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -76,8 +83,12 @@ class Against:
     experiment: str | None = None
     model_version: str | None = None
     weeks: int = 4
+    columns: tuple[str, ...] | None = None
+    decides: bool = True
 
     def __post_init__(self) -> None:
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns is empty; leave it out to compare all")
         needs = {"control": "experiment", "version": "model_version", "production": "model_version"}.get(self.kind)
         for name in ("experiment", "model_version"):
             if (getattr(self, name) is not None) != (name == needs):
@@ -101,13 +112,51 @@ _WORDS: Mapping[AgainstKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Attribution:
+    """How attributions are compared: of `n_units` units of a slice and window, at most `rows_per_unit` rows each."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    n_units: int = 2_000
+    rows_per_unit: int = 5
+    rule: AttributionRule = field(default_factory=AttributionRule)
+
+    def __post_init__(self) -> None:
+        for name in ("n_units", "rows_per_unit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """How well scores predict: the probability that an outcome named `outcome` follows within `window_days`.
+
+    `missing`: a prediction without an outcome counts as no, or its label is not known.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    outcome: str
+    window_days: int
+    missing: Literal["zero", "exclude"] = "zero"
+    rule: PerformanceRule = field(default_factory=PerformanceRule)
+
+    def __post_init__(self) -> None:
+        if not self.outcome:
+            raise ValueError("outcome is '', expected the name of an outcome")
+        if self.window_days < 1:
+            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """How the drift of a model's inputs and predictions is looked for.
 
     A window is the `window_days` UTC days before as_of. `columns` are features, `prediction_score` and `latency_ms`:
     all of them by default. A row belongs to its `unit`, whose rows are not independent of one another. Numbers are
     cut at `n_cells` quantiles of the reference, texts have a cell for each of their `max_values` most frequent
-    values. `slices` are of the row itself.
+    values. `slices` are of the row itself. With `attribution` and `performance` these are held against the fixed
+    reference too.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -120,6 +169,10 @@ class Drift:
     unit: Literal["unit_id", "request_id"] = "unit_id"
     n_cells: int = 10
     max_values: int = 50
+    alarm: Alarm = field(default_factory=Alarm)
+    quality: Quality = field(default_factory=Quality)
+    attribution: Attribution | None = None
+    performance: Performance | None = None
 
     def __post_init__(self) -> None:
         if self.window_days < 1:
@@ -156,6 +209,11 @@ class Drift:
         able = (*(f"features.{name}" for name, kind in features.items() if kind in _PROFILED), SCORE, LATENCY)
         named: list[tuple[str, str, Collection[str]]] = [
             ("drift.columns", column, able) for column in self.columns or ()
+        ]
+        named += [
+            (f"drift.against.{at}.columns", column, self.columns or able)
+            for at, each in enumerate(self.against)
+            for column in each.columns or ()
         ]
         named += [("drift.slices.attributes", column, attributes) for column in self.slices.attributes.values()]
         return [f"{where}: {_unknown(column, known)}" for where, column, known in named if column not in known]

@@ -49,6 +49,17 @@ def load(name: str, version: str) -> ClassifierMixin:
     return cast(ClassifierMixin, mlflow.sklearn.load_model(f"models:/{name}/{version}"))
 
 
+def versions(name: str) -> list[str]:
+    """The versions of a model that the registry has."""
+    return [str(each.version) for each in mlflow.MlflowClient().search_model_versions(f"name = '{name}'")]
+
+
+def inputs(name: str, version: str) -> dict[str, str]:
+    """The inputs of a registered model and their types, in the order of its signature."""
+    signature = mlflow.models.get_model_info(f"models:/{name}/{version}").signature
+    return {str(each.name): str(each.type.name) for each in signature.inputs.inputs}
+
+
 def _signature(example: pd.DataFrame, *, n_classes: int) -> ModelSignature:
     # Not inferred: MLflow warns then of integers that may be missing later, whatever the sample.
     inputs = Schema([ColSpec(_COLUMN_TYPES[str(dtype)], str(name)) for name, dtype in example.dtypes.items()])

@@ -176,26 +176,43 @@ _OUTCOME_HEALTH = _result(
 )
 _LATER = (
     Table(
+        "drift_edges",
+        f"""model_name STRING NOT NULL, basis_hash STRING NOT NULL, `column` STRING NOT NULL, kind STRING NOT NULL,
+        edges_version STRING NOT NULL, {_WINDOW}, cells STRING NOT NULL, {_RESULT}""",
+        ("model_name", "basis_hash", "kind", "column"),
+        subject="model_name",
+    ),
+    Table(
         "drift_profile",
         f"""{_MODEL}, traffic STRING NOT NULL, arm STRING NOT NULL, {_WINDOW}, {_SLICE}, `column` STRING NOT NULL,
-        edges_version STRING NOT NULL, n_units BIGINT NOT NULL, counts ARRAY<ARRAY<BIGINT>> NOT NULL, {_RESULT}""",
-        (*_DRIFT_KEY, "edges_version"),
+        edges_version STRING NOT NULL, survey_hash STRING NOT NULL, n_units BIGINT NOT NULL,
+        counts ARRAY<ARRAY<BIGINT>> NOT NULL, units ARRAY<BIGINT> NOT NULL, location ARRAY<ARRAY<BIGINT>> NOT NULL,
+        {_RESULT}""",
+        (*_DRIFT_KEY, "edges_version", "survey_hash"),
         subject="model_name",
         keep="rebuild",
     ),
     _result(
         "drift_findings",
-        (*_DRIFT_KEY, "edges_version", "reference", "measure"),
-        f"""{_MODEL}, traffic STRING NOT NULL, arm STRING NOT NULL, {_WINDOW}, {_SLICE}, `column` STRING NOT NULL,
-        edges_version STRING NOT NULL, reference STRING NOT NULL, measure STRING NOT NULL,
-        n_reference BIGINT NOT NULL, n_current BIGINT NOT NULL, value DOUBLE, statistic DOUBLE, df DOUBLE,
-        design_effect DOUBLE, pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE,
-        verdict STRING NOT NULL, reason STRING NOT NULL""",
+        ("monitor_id", "as_of", *_DRIFT_KEY, "reference", "family", "measure"),
+        f"""monitor_id STRING NOT NULL, {_MODEL}, traffic STRING NOT NULL, arm STRING NOT NULL, {_WINDOW}, {_SLICE},
+        `column` STRING NOT NULL, edges_version STRING NOT NULL, reference STRING NOT NULL,
+        reference_start TIMESTAMP NOT NULL, reference_end TIMESTAMP NOT NULL, drift_type STRING NOT NULL,
+        family STRING NOT NULL, measure STRING NOT NULL, unit STRING NOT NULL,
+        n_reference BIGINT NOT NULL, n_current BIGINT NOT NULL, value DOUBLE, corrected DOUBLE, floor DOUBLE,
+        std_error DOUBLE, statistic DOUBLE, df DOUBLE, design_effect DOUBLE, pvalue DOUBLE, qvalue DOUBLE,
+        n_family BIGINT NOT NULL, threshold DOUBLE, detectable DOUBLE, verdict STRING NOT NULL,
+        reason STRING NOT NULL, decides BOOLEAN NOT NULL, contributions ARRAY<DOUBLE> NOT NULL,
+        js_distance DOUBLE, ks_statistic DOUBLE, ks_pvalue DOUBLE, wasserstein_distance DOUBLE,
+        population_stability_index DOUBLE, chi_squared_statistic DOUBLE, chi_squared_pvalue DOUBLE,
+        tv_distance DOUBLE, l_infinity_distance DOUBLE, psi_corrected BOOLEAN NOT NULL""",
         "model_name",
     ),
     _result(
         "performance",
         (
+            "monitor_id",
+            "as_of",
             "model_name",
             "model_version",
             "arm",
@@ -205,9 +222,11 @@ _LATER = (
             "slice_value",
             "metric",
         ),
-        f"""{_MODEL}, arm STRING NOT NULL, {_WINDOW}, {_SLICE}, metric STRING NOT NULL, n_units BIGINT NOT NULL,
-        n_predictions BIGINT NOT NULL, value DOUBLE, std_error DOUBLE, verdict STRING NOT NULL,
-        reason STRING NOT NULL""",
+        f"""monitor_id STRING NOT NULL, {_MODEL}, arm STRING NOT NULL, {_WINDOW}, {_SLICE}, metric STRING NOT NULL,
+        n_units BIGINT NOT NULL, n_predictions BIGINT NOT NULL, n_labelled BIGINT NOT NULL, value DOUBLE,
+        std_error DOUBLE, ci_low DOUBLE, ci_high DOUBLE, reference DOUBLE, difference DOUBLE,
+        difference_std_error DOUBLE, pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE,
+        mde DOUBLE, verdict STRING NOT NULL, reason STRING NOT NULL""",
         "model_name",
     ),
     _result(
@@ -295,6 +314,42 @@ _FIXED = (
     _MAINTENANCE,
     *_LATER,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view on a table of the log: its columns as SQL expressions, of the rows for which `where` holds."""
+
+    name: str
+    of: str
+    columns: tuple[str, ...]
+    where: str
+
+
+VIEWS: Mapping[str, View] = {
+    "drift_metrics": View(
+        "drift_metrics",
+        "drift_findings",
+        (
+            "named_struct('start', window_start, 'end', window_end) AS window",
+            "concat(datediff(window_end, window_start), ' day') AS granularity",
+            "nullif(slice_key, '') AS slice_key",
+            "nullif(slice_value, '') AS slice_value",
+            "model_version AS model_id",
+            "`column` AS column_name",
+            "drift_type",
+            "named_struct('start', reference_start, 'end', reference_end) AS window_cmp",
+            "js_distance",
+            "named_struct('statistic', ks_statistic, 'pvalue', ks_pvalue) AS ks_test",
+            "wasserstein_distance",
+            "population_stability_index",
+            "named_struct('statistic', chi_squared_statistic, 'pvalue', chi_squared_pvalue) AS chi_squared_test",
+            "tv_distance",
+            "l_infinity_distance",
+        ),
+        "family = 'window' AND measure = 'jsd' AND traffic = 'production' AND arm = '(all)'",
+    ),
+}
 
 
 def tables_of(contract: Contract, metric_columns: MetricColumns) -> dict[str, Table]:

@@ -21,7 +21,7 @@ from pyspark.sql.types import DataType, StructField, StructType
 
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
-from mltrust.io.schemas import Keep, Table, literal, quoted, tables_of
+from mltrust.io.schemas import VIEWS, Keep, Table, literal, quoted, tables_of
 from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")
@@ -139,6 +139,18 @@ class Lakehouse:
             reader = reader.option("versionAsOf", version)
         rows = self._loaded(reader, name)
         return reduce(lambda left, item: left.where(F.col(item[0]) == item[1]), (where or {}).items(), rows)
+
+    def view(self, name: str) -> DataFrame:
+        """A view; in a catalog it can also be read by SQL as `<log>_<name>` once `ensure_view` has made it."""
+        view = VIEWS[name]
+        return self.read(view.of).where(view.where).selectExpr(*view.columns)
+
+    def ensure_view(self, name: str) -> None:
+        """Makes a view where there is a catalog that can keep it."""
+        if self._catalog:
+            view = VIEWS[name]
+            select = f"SELECT {', '.join(view.columns)} FROM {self._sql_name(view.of)} WHERE {view.where}"
+            retried(lambda: self.spark.sql(f"CREATE OR REPLACE VIEW {self._sql_name(name)} AS {select}"))
 
     def _loaded(self, reader: DataFrameReader, name: str) -> DataFrame:
         return reader.table(self.path(name)) if self._catalog else reader.load(self.path(name))

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric
 
 Scalar = bool | int | float | str | None
 #: What MLflow's run page still shows well.
 MAX_METRICS = 200
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
-_MAX_PARAM, _MAX_TAG, _MAX_NAME = 6000, 8000, 250
+_MAX_PARAM, _MAX_TAG, _MAX_NAME, _MAX_BATCH = 6000, 8000, 250, 1000
 
 
 class Server(NamedTuple):
@@ -47,6 +49,16 @@ class Run:
         }
         mlflow.log_metrics(dict(list(defined.items())[:MAX_METRICS]))
         return max(0, len(defined) - MAX_METRICS)
+
+    def series(self, values: Mapping[str, Sequence[tuple[datetime, float]]]) -> None:
+        """Metrics over time: at the time of each value, in steps of their order."""
+        metrics = [
+            Metric(metric_name(name), value, int(at.timestamp() * 1000), step)
+            for name, points in values.items()
+            for step, (at, value) in enumerate(points)
+        ]
+        for first in range(0, len(metrics), _MAX_BATCH):
+            mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics[first : first + _MAX_BATCH])
 
     def tags(self, values: Mapping[str, str]) -> None:
         mlflow.set_tags({name: value[:_MAX_TAG] for name, value in values.items()})

@@ -1,6 +1,6 @@
 """Planted against found: holds what the jobs found in a simulated lakehouse against its planted truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mltrust.simulate.truth import Planted
@@ -10,10 +10,14 @@ Row = Mapping[str, object]
 
 
 class Found(NamedTuple):
-    """Rows of the result tables, as dicts, and the rejects and duplicates counted from them."""
+    """Rows of the result tables, as dicts, and the rejects and duplicates counted from them.
+
+    `drift` are findings of features of a model in its last window, against its past.
+    """
 
     effects: Sequence[Row]
     checks: Sequence[Row]
+    drift: Sequence[Row]
     rejects: Mapping[tuple[str, str], int]
     duplicates: Mapping[str, int]
 
@@ -31,14 +35,16 @@ class Compared(NamedTuple):
 
 def compare(planted: Sequence[Planted], found: Found) -> list[Compared]:
     """What was found of every planted truth; 'nothing' where there is no such row."""
-    return [Compared(row, _found(row, found)) for row in planted]
+    return [Compared(row, _found(row, planted, found)) for row in planted]
 
 
-def _found(row: Planted, found: Found) -> str:
+def _found(row: Planted, planted: Sequence[Planted], found: Found) -> str:
     if row.kind == "rejects":
         return str(found.rejects.get((str(row.stream), str(row.reason_code)), 0))
     if row.kind == "duplicates":
         return str(found.duplicates.get(str(row.stream), 0))
+    if row.kind in ("drift", "no drift"):
+        return _drifted(row, planted, found.drift)
     where: dict[str, object] = {"experiment_id": row.experiment_id, "slice_key": row.slice_key}
     if row.kind == "simpson":
         rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
@@ -52,6 +58,19 @@ def _found(row: Planted, found: Found) -> str:
         where |= {"metric": row.metric, "slice_value": row.slice_value}
     verdicts = {str(each["verdict"]) for each in rows if where.items() <= each.items()}
     return " and ".join(sorted(verdicts)) or "nothing"
+
+
+def _drifted(row: Planted, planted: Sequence[Planted], findings: Sequence[Row]) -> str:
+    """Whether any test of the column breached; of `no drift`, of any column that nothing was planted in."""
+    known = {each.column for each in planted if each.kind == "drift"}
+    own = [each for each in findings if each["model_name"] == row.model_name]
+    own = [each for each in own if _is_looked_at(row, str(each["column"]), known)]
+    verdicts = {str(each["verdict"]) for each in own}
+    return str(Verdict.BREACH) if Verdict.BREACH in verdicts else " and ".join(sorted(verdicts)) or "nothing"
+
+
+def _is_looked_at(row: Planted, column: str, known: Collection[str | None]) -> bool:
+    return column == row.column if row.kind == "drift" else column not in known
 
 
 def unplanted(planted: Sequence[Planted], found: Found) -> list[str]:

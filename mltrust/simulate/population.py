@@ -9,6 +9,9 @@ ATTRIBUTES: Mapping[str, Mapping[str, float]] = {
     "region": {"emea": 0.45, "amer": 0.31, "apac": 0.20, "latam": 0.04},
 }
 
+#: Features that are numbers.
+NUMBERS = ("age", "tenure_days", "similarity_score", "price")
+
 #: Log-odds of a purchase per request, by device: far apart, as a reversal by device needs it.
 BASE_LOG_ODDS: Mapping[str, float] = {"mobile": -2.6, "tablet": -1.2, "desktop": 0.2}
 

@@ -6,7 +6,7 @@ from datetime import date
 from typing import ClassVar
 
 from mltrust.simulate.faults import OUTCOME_FAULTS, RECORD_FAULTS, counts
-from mltrust.simulate.population import ATTRIBUTES
+from mltrust.simulate.population import ATTRIBUTES, NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,29 @@ class Plant:
                 raise ValueError(f"treatment_share is {share}, expected hundredths above 0 and below 1")
         if not 0 <= self.crossed_share <= 1:
             raise ValueError(f"crossed_share is {self.crossed_share}, expected a share in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A feature that arrives otherwise in a `share` of the requests from a day on: multiplied, or missing.
+
+    What becomes of these requests is not changed: it is the features that are wrong. `from_day` counts from the
+    simulation's start.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    feature: str
+    from_day: int
+    share: float
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _known("feature", (self.feature,), dict.fromkeys(NUMBERS))
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}, expected above 0 and at most 1")
+        if self.factor is not None and not self.factor > 0:
+            raise ValueError(f"factor is {self.factor}, expected above 0; leave it out for missing values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,7 @@ class Simulation:
     extra_share: float = 0.01
     error_share: float = 0.01
     rating_share: float = 0.05
+    drifts: dict[str, Shift] = field(default_factory=dict)
     dirt: Dirt = field(default_factory=Dirt)
     n_files: int = 8
 

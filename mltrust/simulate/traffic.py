@@ -7,11 +7,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mltrust.simulate.chance import Chance
-from mltrust.simulate.population import ATTRIBUTES, BASE_LOG_ODDS, SIMILARITY_SLOPE
+from mltrust.simulate.population import ATTRIBUTES, BASE_LOG_ODDS, NUMBERS, SIMILARITY_SLOPE
 from mltrust.simulate.spec import Simulation
 
 #: What the models see, in the order of their input.
-FEATURES = ("device", "region", "age", "tenure_days", "similarity_score", "price")
+FEATURES = (*ATTRIBUTES, *NUMBERS)
 CONTROL, TREATMENT = "control", "treatment"
 #: Buckets that units are hashed to, as the confs of the demo declare them.
 N_BUCKETS = 100
@@ -22,9 +22,10 @@ _DAY_MS = 86_400_000
 
 
 def live(spark: SparkSession, simulation: Simulation) -> DataFrame:
-    """The requests of the simulated days, with assignments, planted effects and purchases."""
+    """The requests of the simulated days, with assignments, planted effects, purchases and planted drift."""
     units = _assigned(_units(spark, simulation.seed, _LIVE, simulation.n_units), simulation)
-    return _purchases(_carried(_requests(units, simulation, _LIVE), simulation), simulation.seed, _LIVE)
+    requests = _carried(_requests(units, simulation, _LIVE), simulation)
+    return _drifted(_purchases(requests, simulation.seed, _LIVE), simulation)
 
 
 def past(spark: SparkSession, simulation: Simulation) -> DataFrame:
@@ -186,6 +187,18 @@ def _purchases(requests: DataFrame, seed: int, space: str) -> DataFrame:
     )
     is_purchase = Chance(seed, _REQUEST, space).happens("purchase", 1 / (1 + F.exp(-log_odds)))
     return requests.withColumn("is_purchase", is_purchase)
+
+
+def _drifted(requests: DataFrame, simulation: Simulation) -> DataFrame:
+    """Requests with the features as models get them, which is not always what decides on a purchase."""
+    chance = chance_of_request(simulation)
+    for name, shift in simulation.drifts.items():
+        given = F.col(shift.feature)
+        wrong = F.lit(None) if shift.factor is None else F.round(given * shift.factor, 2)
+        is_wrong = (F.col("day") >= shift.from_day) & chance.happens(f"drift {name}", shift.share)
+        drifted = F.when(is_wrong, wrong.cast(requests.schema[shift.feature].dataType)).otherwise(given)
+        requests = requests.withColumn(shift.feature, drifted)
+    return requests
 
 
 def _with_run_of(rows: DataFrame, simulation: Simulation) -> DataFrame:

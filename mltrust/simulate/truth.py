@@ -25,6 +25,8 @@ Kind = Literal[
     "pre-exposure bias",
     "rejects",
     "duplicates",
+    "drift",
+    "no drift",
 ]
 #: The metric that effects are planted in, by its name in the experiments' conf.
 GOAL = "conversion"
@@ -37,6 +39,9 @@ class Planted(NamedTuple):
     that the `metric`, or the check of this kind, should reach. `clean`: no metric has anything to be found;
     its verdict is `inconclusive`, as neither gain nor harm of the goal can be shown. `simpson`: `slice_key` is
     what explains the reversal.
+
+    Drift has the `model_name` and the `column`, in which every version breaches against its past; `no drift` names
+    the model whose other columns must not.
 
     Dirt has the `stream` (records or outcomes), the `reason_code` of rejects, and the exact `n_lines`.
     """
@@ -51,17 +56,19 @@ class Planted(NamedTuple):
     stream: str | None = None
     reason_code: str | None = None
     n_lines: int | None = None
+    model_name: str | None = None
+    column: str | None = None
 
     @property
     def subject(self) -> str:
-        """Whose truth it is: the experiment, or the stream."""
-        return self.experiment_id or self.stream or ""
+        """Whose truth it is: the experiment, the stream, or the model."""
+        return self.experiment_id or self.stream or self.model_name or ""
 
     @property
     def what(self) -> str:
         """What is looked at, in one cell of a table."""
         where = f" in {self.slice_key}:{self.slice_value}" if self.slice_value else ""
-        return (self.metric or self.reason_code or self.kind) + where
+        return (self.metric or self.reason_code or self.column or self.kind) + where
 
     @property
     def expected(self) -> str:
@@ -78,6 +85,7 @@ def planted(simulation: Simulation) -> tuple[Planted, ...]:
     return (
         *(row for name, plant in experiments for row in _of_experiment(name, plant)),
         *(row for name, plant in experiments if simulation.days_before for row in _of_past(name, plant)),
+        *_of_drifts(simulation),
         *_of_dirt("records", simulation.record_faults()),
         *_of_dirt("outcomes", simulation.outcome_faults()),
     )
@@ -154,6 +162,15 @@ def _mismatches(name: str, plant: Plant) -> Iterator[Planted]:
             if share != plant.treatment_share:
                 words = f"{share:.0%} treated, not {plant.treatment_share:.0%}"
                 yield Planted("srm", words, name, None, attribute, value, Verdict.BREACH)
+
+
+def _of_drifts(simulation: Simulation) -> Iterator[Planted]:
+    for shift in simulation.drifts.values():
+        wrong = "missing" if shift.factor is None else f"multiplied by {shift.factor:g}"
+        words = f"{shift.share:.0%} {wrong} from day {shift.from_day} on"
+        column = f"features.{shift.feature}"
+        yield Planted("drift", words, verdict=Verdict.BREACH, model_name=simulation.model_name, column=column)
+    yield Planted("no drift", "nothing else drifts", verdict=Verdict.PASS, model_name=simulation.model_name)
 
 
 def _of_dirt(stream: str, counts: Mapping[str, int]) -> Iterator[Planted]:

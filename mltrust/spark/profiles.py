@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.drift.cells import Cells, OrderedCells, n_cells, with_squares
+from mltrust.drift.families import EVERY_ROW, SHADOWED, arm_name
 from mltrust.drift.profile import N_BUCKETS, Profile, bucket_of
 from mltrust.drift.spec import Window
 from mltrust.experiment.spec import Experiment
@@ -24,8 +25,6 @@ from mltrust.spark.logs import ArrowMap
 from mltrust.spark.moments import chunks, groups
 from mltrust.spark.units import slice_value, variant_in
 
-#: The arm of all rows of a model version, and that of its production rows that a shadow answered too.
-EVERY_ROW, SHADOWED = "(all)", "(shadowed)"
 _EPOCH = date(1970, 1, 1).toordinal()
 # Bytes of counts that a task holds before it passes them on.
 _HELD = 256_000_000
@@ -99,7 +98,10 @@ def _needed(log: DataFrame, survey: Survey) -> DataFrame:
         "model_version",
         "traffic",
         *(F.when(produced, _arm(each)).alias(f"arm{at}") for at, each in enumerate(survey.experiments)),
-        *(_attribute(name, survey).alias(f"slice{at}") for at, name in enumerate(_attributes(survey))),
+        *(
+            kept_value(name, survey.slicing, survey.kept).alias(f"slice{at}")
+            for at, name in enumerate(_attributes(survey))
+        ),
         *(_value(name, each).alias(f"value{at}") for at, (name, each) in enumerate(survey.cells.items())),
     )
 
@@ -109,13 +111,13 @@ def _attributes(survey: Survey) -> tuple[str, ...]:
 
 
 def _arm(experiment: Experiment) -> Column:
-    return F.concat(F.lit(f"{experiment.experiment_id}/"), variant_in(experiment))
+    return F.concat(F.lit(arm_name(experiment.experiment_id, "")), variant_in(experiment))
 
 
-def _attribute(name: str, survey: Survey) -> Column:
-    value = slice_value(name, survey.slicing)
-    kept = survey.kept.get(name)
-    return value if kept is None else F.when(value.isin(list(kept)), value).otherwise(OTHER)
+def kept_value(name: str, slicing: Slicing, kept: Mapping[str, tuple[str, ...]]) -> Column:
+    """A slice attribute's value as text, `(other)` where it has no slice of its own."""
+    value, own = slice_value(name, slicing), kept.get(name)
+    return value if own is None else F.when(value.isin(list(own)), value).otherwise(OTHER)
 
 
 def _value(column: str, cells: Cells) -> Column:

@@ -36,7 +36,11 @@ def copied_conf(folder: Path, *, n_units: int) -> Path:
     assert "seed: 40" in text
     # So few units show the planted reversal with some seeds only.
     small = text.replace("n_units: 40000", f"n_units: {n_units}\ntraining_units: 500").replace("seed: 40", "seed: 43")
-    demo.write_text(small)
+    # A week of drift, and weeks as windows: so few units have too few rows on a day.
+    assert "from_day: 20" in small
+    demo.write_text(small.replace("from_day: 20", "from_day: 14"))
+    monitor = copy / "monitors" / "recommender.yaml"
+    monitor.write_text(monitor.read_text().replace("drift:\n", "drift:\n  window_days: 7\n"))
     return copy
 
 

@@ -141,8 +141,9 @@ def test_a_missing_file_is_named(folder: Path, config: str, env: str, expected: 
         ("kind: fixed", "kind: fixed, experiment: x", "against fixed: experiment does not belong to it"),
         ("kind: fixed", "kind: same_weekdays, weeks: 2", "against: same weekdays of 2 weeks given twice"),
         ("experiment: ranker_v2", "experiment: ranker_v9", "ranker_v9.yaml: cannot be read"),
-        ("device: features.device", "device: features.devise", "'features.devise' is no column; did you mean"),
-        ("  slices:", "  columns: [features.agee]\n  slices:", "'features.agee' is no column; did you mean"),
+        ("attributes: {device: features.dev", "attributes: {device: features.div", "is no column; did you mean"),
+        ("  columns: [features.device", "  columns: [features.devise", "'features.devise' is no column; did you"),
+        ("ranker_v2, columns: [features.device", "ranker_v2, columns: [features.tenure_days", "against.2.columns:"),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_monitor_is_refused(folder: Path, old: str, new: str, expected: str) -> None:
