@@ -21,19 +21,19 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from mltrust.slices import Slice
 from mltrust.spark.explainers import Explain, Model, Scale, common_scale, explain, method_of, score_of, typed
 from mltrust.spark.logs import ArrowMap
-from mltrust.spark.places import SET, VALUES, Sets, places, slice_of
+from mltrust.spark.places import PLACES, PLACES_TYPE, SET, VALUES, Sets, places, sampled, slice_of
 from mltrust.spark.replicates import SEED
 from mltrust.states.replicates import UNITS, Replicates, delete_a_bucket
 
 #: Groups of units for the jackknife.
 N_BUCKETS = 64
-_ORDER, _PLACES, _PHI = "order of the row", "places", "phi"
+_ORDER, _PHI = "order of the row", "phi"
 _UNIT = "hash of the unit"
 
 
@@ -108,9 +108,9 @@ def attributions(
     for each, model in models:
         score_of(model, scale)(_own(of, each))
         methods[each.name] = method_of(model, _own(of, each), scale=scale)
-    chosen = _sampled(_needed(rows, features, sets, keys), sets, keys, sampling)
+    chosen = _sampled(_needed(rows, features, sets, keys), keys, sampling)
     explained = chosen.mapInArrow(*_explaining(tuple(versions), features, of, scale, tuple(keys)))
-    placed = explained.select("*", F.inline(_PLACES)).drop(_PLACES)
+    placed = explained.select("*", F.inline(PLACES)).drop(PLACES)
     reduced = placed.groupBy(*keys, SET, VALUES).applyInArrow(*_reducing(tuple(keys), len(versions), len(features)))
     return _collected(reduced, [each.name for each in versions], features, sets, keys, methods, scale)
 
@@ -121,36 +121,16 @@ def _needed(rows: DataFrame, features: Sequence[str], sets: Sets, keys: Sequence
         *(F.col(name).cast("string").alias(name) for name in keys),
         F.xxhash64(F.coalesce("unit_id", "request_id")).alias(_UNIT),
         F.xxhash64("request_id", "item_id").alias(_ORDER),
-        places(sets).alias(_PLACES),
+        places(sets),
         F.struct(*(F.col(f"features.`{name}`").alias(name) for name in features)).alias("features"),
     )
 
 
-def _sampled(rows: DataFrame, sets: Sets, keys: Sequence[str], sampling: Sampling) -> DataFrame:
-    """The sampled rows, each with the places that it was sampled for; one Spark job counts the units of places."""
-    counted = rows.select(*keys, _UNIT, F.inline(_PLACES)).groupBy(*keys, SET, VALUES)
-    counts = counted.agg(F.approx_count_distinct(_UNIT).alias("n")).collect()
-    many = [row for row in counts if row["n"] > sampling.n_units]
-    drawn = F.shiftrightunsigned(F.xxhash64(F.lit(sampling.seed), F.col(_UNIT)), 11) / 2**53
-    if many:
-        thresholds = F.create_map(
-            *(
-                part
-                for row in many
-                for part in (
-                    F.array(*map(F.lit, [*(row[key] for key in keys), str(row[SET]), *row[VALUES]])),
-                    F.lit(sampling.n_units / row["n"]),
-                )
-            )
-        )
-
-        def is_taken(place: Column) -> Column:
-            at = F.concat(F.array(*map(F.col, keys), place[SET].cast("string")), place[VALUES])
-            return drawn < F.coalesce(F.try_element_at(thresholds, at), F.lit(1.0))
-
-        rows = rows.withColumn(_PLACES, F.filter(_PLACES, is_taken)).where(F.size(_PLACES) > 0)
+def _sampled(rows: DataFrame, keys: Sequence[str], sampling: Sampling) -> DataFrame:
+    """The sampled rows, of every unit the first ones by their hash; one Spark job counts the units of places."""
+    of_units = sampled(rows, keys, by=_UNIT, n=sampling.n_units, seed=sampling.seed)
     nth = F.row_number().over(Window.partitionBy(*keys, _UNIT).orderBy(_ORDER))
-    return rows.withColumn("nth", nth).where(F.col("nth") <= sampling.rows_per_unit).drop("nth")
+    return of_units.withColumn("nth", nth).where(F.col("nth") <= sampling.rows_per_unit).drop("nth")
 
 
 # Explanations that a Python worker holds, by the run that they are of: a model is loaded once and not per task.
@@ -174,7 +154,7 @@ def _explaining(
 ) -> tuple[ArrowMap, str]:
     """What replaces `features` by `phi`, the |SHAP| of all versions one after the other, and its schema."""
     run = uuid4().hex
-    kept = (*keys, _UNIT, _ORDER, _PLACES)
+    kept = (*keys, _UNIT, _ORDER, PLACES)
 
     def explain_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         explainers = _explainers(run, versions, of, scale)
@@ -192,7 +172,7 @@ def _explaining(
     schema = (
         "".join(f"`{name}` STRING, " for name in keys)
         + f"`{_UNIT}` BIGINT, `{_ORDER}` BIGINT, "
-        + f"{_PLACES} ARRAY<STRUCT<{SET}: INT, {VALUES}: ARRAY<STRING>>>, {_PHI} ARRAY<DOUBLE>"
+        + f"{PLACES_TYPE}, {_PHI} ARRAY<DOUBLE>"
     )
     return explain_rows, schema
 

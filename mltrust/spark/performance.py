@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 
 from mltrust.drift.performance import N_BUCKETS, N_CELLS, POSITIVE, STEPS, UNLABELLED, ScoreLabels
 from mltrust.slices import Slice
-from mltrust.spark.places import SET, VALUES, Sets, places, slice_of
+from mltrust.spark.places import PLACES, SET, VALUES, Sets, places, slice_of
 
-_CODE, _UNIT, _PLACES = "code", "unit", "places"
+_CODE, _UNIT = "code", "unit"
 _UNUSABLE = -1
 States = Mapping[tuple[str, ...], Mapping[Slice, ScoreLabels]]
 
@@ -32,12 +32,12 @@ def score_labels(labelled: DataFrame, *, sets: Sets, keys: Sequence[str] = ()) -
     unit = F.xxhash64(F.coalesce("unit_id", "request_id"))
     coded = mature.select(
         *(F.col(name).cast("string").alias(name) for name in keys),
-        places(sets).alias(_PLACES),
+        places(sets),
         unit.alias(_UNIT),
         _code(unit).alias(_CODE),
     )
     where = (*keys, SET, VALUES)
-    placed = coded.select(*keys, F.inline(_PLACES), _UNIT, _CODE)
+    placed = coded.select(*keys, F.inline(PLACES), _UNIT, _CODE)
     counted = placed.groupBy(*where, _CODE).agg(F.count("*").alias("n"))
     # Per place one row on the driver: lists of its codes and their counts.
     lists = counted.groupBy(*where).agg(F.collect_list(_CODE).alias("codes"), F.collect_list("n").alias("counts"))
