@@ -26,6 +26,7 @@ setup(
         "shap>=0.48",
         "mlflow>=3.4,<4",
         "scikit-learn>=1.6",
+        "threadpoolctl>=3",
         "matplotlib>=3.9",
         "pandas>=2.2,<3",  # pyspark 4.1 turns None into 'nan' with pandas 3
         "pyarrow>=18,<26",
