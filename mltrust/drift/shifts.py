@@ -92,7 +92,10 @@ def shift(
     tested = found
     if on_logs and (ratio := jackknife(control=logs(reference), treatment=logs(current))).pvalue > found.pvalue:
         tested = ratio
-    why_not = why_not or _why_not(reference, current, tested.std_error, fewest_units)
+    is_same = _is_same(reference, current)
+    why_not = why_not or _why_not(reference, current, fewest_units)
+    if not why_not and isnan(tested.std_error) and not is_same:
+        why_not = "nothing varies between units"
     return Shift(
         measure=measure,
         column=column,
@@ -106,7 +109,7 @@ def shift(
         std_error=found.std_error,
         df=float(found.df),
         statistic=tested.statistic,
-        pvalue=nan if why_not else tested.pvalue,
+        pvalue=nan if why_not else 1.0 if is_same else tested.pvalue,
         ci_low=found.ci_low,
         ci_high=found.ci_high,
         threshold=threshold,
@@ -122,20 +125,25 @@ def logs(arm: Resampled) -> Resampled:
     return Resampled(arm.n, float(found[0]), found[1:])
 
 
-def _why_not(reference: Resampled, current: Resampled, std_error: float, fewest_units: int) -> str:
+def _is_same(reference: Resampled, current: Resampled) -> bool:
+    """Whether both sides are equal with all units and without any bucket: a feature that no version uses, say."""
+    return reference.value == current.value and np.array_equal(reference.replicates, current.replicates)
+
+
+def _why_not(reference: Resampled, current: Resampled, fewest_units: int) -> str:
     for name, side in (("reference", reference), ("current window", current)):
         if side.n < fewest_units:
             return f"{side.n} units in the {name}, at least {fewest_units} needed"
         if isnan(side.value):
             return f"undefined in the {name}"
-    return "nothing varies between units" if isnan(std_error) else ""
+    return ""
 
 
 def judged(family: Sequence[Shift], q: float) -> list[Shift]:
     """The comparisons as one Benjamini-Hochberg family, each with its verdict.
 
     Breach where qvalue <= q and the value is large, inconclusive where it was not tested, else pass, and then
-    `reason` says which difference would have been found.
+    `reason` says which difference would have been found. Sides that are the same in every bucket pass with p = 1.
     """
     qvalues = benjamini_hochberg([each.pvalue for each in family])
     n_family = sum(not isnan(each) for each in qvalues)
@@ -145,6 +153,9 @@ def judged(family: Sequence[Shift], q: float) -> list[Shift]:
 def _with_verdict(found: Shift, qvalue: float, n_family: int, q: float) -> Shift:
     if isnan(qvalue):
         return found._replace(n_family=n_family)
+    if isnan(found.std_error):
+        same = f"{found.reason}, the same on both sides"
+        return found._replace(qvalue=qvalue, n_family=n_family, verdict=Verdict.PASS, reason=same)
     mde = detectable(found.std_error, found.df, q / n_family)
     is_breach = qvalue <= q and found.is_large
     words = f"{found.reason} (q = {qvalue:.2g})"

@@ -74,11 +74,19 @@ def test_the_same_units_under_two_versions_are_compared_pair_by_pair() -> None:
     assert found.qvalue < 1e-5
 
 
-def test_identical_versions_do_not_vary_and_pass_nothing() -> None:
-    state = drawn(BEFORE, 500, 4)
+def test_versions_that_use_a_feature_in_the_same_way_or_not_at_all_pass() -> None:
+    units, values = hashes(500, 4), np.random.default_rng(4).exponential(1, (500, 1)) * [1.0, 0.0]
+    state = jackknifed(("used", "unused"), values, units)
     found = attribution_drift({OVERALL: (state, state)}, RULE)
-    assert {each.verdict for each in found} == {Verdict.INCONCLUSIVE}
-    assert {each.reason for each in found} == {"nothing varies between units"}
+    assert [(each.verdict, each.pvalue) for each in found] == [(Verdict.PASS, 1.0)] * 2
+    assert found[0].reason.endswith("the same on both sides")
+
+
+def test_a_difference_without_any_variation_is_not_tested() -> None:
+    units = hashes(500, 4)
+    sides = jackknifed(("a",), np.full((500, 1), 1.0), units), jackknifed(("a",), np.full((500, 1), 2.0), units)
+    [found] = attribution_drift({OVERALL: sides}, RULE)
+    assert (found.verdict, found.reason) == (Verdict.INCONCLUSIVE, "nothing varies between units")
 
 
 def test_a_ratio_that_is_the_same_for_every_unit_is_tested_by_its_difference() -> None:

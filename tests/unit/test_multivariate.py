@@ -86,8 +86,14 @@ def test_one_side_alone_and_too_few_units_are_inconclusive() -> None:
 
 def test_columns_that_do_not_vary_tell_nothing_apart() -> None:
     found = sides(np.zeros((300, 2)), np.zeros((300, 2)))
-    assert found.auc == 0.5
-    assert verdict(found) is Verdict.INCONCLUSIVE
+    assert (found.auc, found.std_error) == (0.5, 0.0)
+    assert verdict(found) is Verdict.PASS
+
+
+def test_sides_that_are_told_apart_without_fail_breach() -> None:
+    found = sides(np.zeros((200, 1)), np.ones((200, 1)))
+    assert (found.auc, found.std_error) == (1.0, 0.5 / 200)
+    assert verdict(found) is Verdict.BREACH
 
 
 @pytest.mark.parametrize(("field", "value"), [("q", 1.0), ("floor", 0.5), ("fewest_units", 10)])
