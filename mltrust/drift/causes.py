@@ -1,6 +1,7 @@
 """From a moved metric to its cause: which slices and features carry the move, as a short list that reads.
 
-    causes(reference, current, drifts)     ->  Explanation, with `.sentence` and a ranked list of `Cause`
+    before, after = (totals_of(states, "device", "label") for states in (reference_states, current_states))
+    causes("conversion", before, after, drifted).sentence       the list that reads; `.causes` its parts, ranked
 
 A metric is a total over rows (conversions, the sum of scores) per row. By the slices of one attribute its move is the
 sum of two parts per slice: of **mix**, that the slice's share of the rows changed, and of **rate**, that the metric
@@ -19,12 +20,13 @@ Bureau of the Census, P23-186 (shares of a slice, about the overall rate, so tha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from mltrust.drift.performance import POSITIVE, SCORES, UNLABELLED, ScoreLabels
 from mltrust.drift.profile import N_BUCKETS
 from mltrust.slices import Slice
 from mltrust.states.moments import FloatArray
@@ -52,7 +54,7 @@ class Totals:
         """The state of per-bucket rows and totals (64,) of the slices of one attribute."""
         slices = tuple(rows)
         both = (np.array([of[each] for each in slices], dtype=np.float64) for of in (rows, totals))
-        return cls(slices, *both)
+        return cls(slices, *(each.reshape(len(slices), N_BUCKETS) for each in both))
 
     def among(self, slices: Sequence[Slice]) -> "Totals":
         """The same of these slices, in their order; a slice that is not there has no rows."""
@@ -62,6 +64,24 @@ class Totals:
             np.array([of[at[each]] if each in at else nobody for each in slices]) for of in (self.rows, self.totals)
         )
         return Totals(tuple(slices), rows, totals)
+
+
+def totals_of(states: Mapping[Slice, ScoreLabels], slice_key: str, of: Literal["label", "score"]) -> Totals:
+    """Labelled predictions and their positive labels, or all predictions and the sum of their scores, by slice.
+
+    `states` are those of `drift.performance`; taken are the slices of the attribute (or attributes) `slice_key`.
+    """
+    own = {where: state.counts for where, state in states.items() if where.slice_key == slice_key}
+    if of == "score":
+        by_cell = {where: counts.sum(axis=0) for where, counts in own.items()}
+        return Totals.of(
+            {where: counts.sum(axis=0) for where, counts in by_cell.items()},
+            {where: SCORES @ counts for where, counts in by_cell.items()},
+        )
+    return Totals.of(
+        {where: counts[:UNLABELLED].sum(axis=(0, 1)) for where, counts in own.items()},
+        {where: counts[POSITIVE].sum(axis=0) for where, counts in own.items()},
+    )
 
 
 class Cause(NamedTuple):

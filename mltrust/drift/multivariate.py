@@ -95,7 +95,7 @@ def two_sample(columns: Sequence[Column], is_current: NDArray[np.bool_], units: 
         with threadpool_limits(1):  # on a busy machine its threads wait for one another
             model = _classifier(is_category).fit(inputs[learnt], is_current[learnt], _balanced(is_current[learnt]))
             score[scored] = model.decision_function(inputs[scored])
-    aucs = [_aucs(score[own], is_current[own], bucket[own]) for own in (half, ~half)]
+    aucs = [aucs_without(score[own], is_current[own], bucket[own]) for own in (half, ~half)]
     auc, std_error = _combined(aucs)
     # Sides that are told apart without fail do not vary: then one unit more might be the first error.
     least = 0.5 / min(undefined.n_reference, undefined.n_current)
@@ -138,7 +138,7 @@ def _codes(column: Column) -> FloatArray:
     return np.array([code.get(value, float(_MAX_VALUES)) for value in column])
 
 
-def _aucs(score: FloatArray, is_current: NDArray[np.bool_], bucket: NDArray[np.int64]) -> FloatArray:
+def aucs_without(score: FloatArray, is_current: NDArray[np.bool_], bucket: NDArray[np.int64]) -> FloatArray:
     """The AUC (1 + 64,) of all rows and without each bucket; nan without rows of both sides.
 
     Pairs of a current and a reference row are counted once for all, then those of a bucket are taken away on either

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mltrust.drift.causes import FEATURE, MIX, RATE, Drifted, Totals, causes, decomposed
+from mltrust.drift.causes import FEATURE, MIX, RATE, Drifted, Totals, causes, decomposed, totals_of
+from mltrust.drift.performance import ScoreLabels
 from mltrust.slices import Slice
 
 DEVICES = ("mobile", "desktop", "tablet")
@@ -101,6 +102,19 @@ def test_a_metric_in_another_unit_is_told_in_it() -> None:
     before = Totals.of({where: one_slice(64)}, {where: one_slice(640)})
     after = Totals.of({where: one_slice(64)}, {where: one_slice(704)})
     assert causes("spend", before, after, unit="EUR").sentence == "spend rose 1 EUR: +1 EUR within mobile (10 -> 11)"
+
+
+def test_states_of_performance_give_totals_of_labels_and_of_scores() -> None:
+    scores, labels = np.array([0.2, 0.6, 0.9]), np.array([0.0, 1.0, nan])
+    state = ScoreLabels.of(scores, labels, np.arange(3))
+    states = {Slice("", ""): state, Slice("device", "tv"): state}
+    of_labels, of_scores = totals_of(states, "device", "label"), totals_of(states, "device", "score")
+    assert of_labels.slices == of_scores.slices == (Slice("device", "tv"),)
+    assert (of_labels.rows.sum(), of_labels.totals.sum()) == (2, 1)
+    assert of_scores.rows.sum() == 3
+    # A cell is 1/64 wide in log-odds.
+    assert of_scores.totals.sum() == pytest.approx(1.7, abs=0.01)
+    assert causes("conversion", totals_of({}, "device", "label"), of_labels).sentence.endswith("no rows on one side")
 
 
 def test_nothing_and_no_move_say_so() -> None:

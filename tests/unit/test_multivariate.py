@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from mltrust.drift.multivariate import MultivariateRule, TwoSample, _aucs, multivariate_drift, two_sample
+from mltrust.drift.multivariate import MultivariateRule, TwoSample, aucs_without, multivariate_drift, two_sample
 from mltrust.drift.profile import bucket_of
 from mltrust.slices import Slice
 from mltrust.states.moments import FloatArray
@@ -36,7 +36,7 @@ def test_auc_without_each_bucket_is_that_of_the_rows_of_the_others() -> None:
     rng = np.random.default_rng(1)
     n = 300
     score, side, units = rng.integers(0, 20, n).astype(float), rng.random(n) < 0.4, hashes(n)
-    found = _aucs(score, side, bucket_of(units))
+    found = aucs_without(score, side, bucket_of(units))
     assert found[0] == pytest.approx(roc_auc_score(side, score), abs=1e-12)
     for bucket in range(64):
         left = bucket_of(units) != bucket
