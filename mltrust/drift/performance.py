@@ -35,7 +35,7 @@ N_CELLS, N_BUCKETS = 2 * _END * STEPS, 64
 #: What a prediction's label may be: no, yes, not known.
 NEGATIVE, POSITIVE, UNLABELLED = range(3)
 _TENTHS = 10
-_ITERATIONS = 12
+_ITERATIONS, _SETTLED = 12, 1e-9
 AUC, LOG_LOSS, BRIER = "auc", "log_loss", "brier"
 IN_THE_LARGE, SLOPE = "calibration_in_the_large", "calibration_slope"
 METRICS = (AUC, LOG_LOSS, BRIER, IN_THE_LARGE, SLOPE)
@@ -304,18 +304,28 @@ def measured(labelled: FloatArray) -> tuple[FloatArray, ...]:
 def calibration_slope(negative: FloatArray, positive: FloatArray) -> FloatArray:
     """The slope (B,) of the logistic regression of labels on the log-odds of the score, from counts (B, cells).
 
-    Newton's steps from intercept 0 and slope 1; nan where they do not settle, as where scores separate the labels.
+    Newton's steps, of the first row from intercept 0 and slope 1, of all rows from its result, as they differ by one
+    bucket of units; nan where they do not settle, as where scores separate the labels.
     """
-    n, start = negative + positive, np.zeros(len(negative))
-    intercept, slope, step = start, start + 1, start
+    used = (negative + positive).any(axis=0)
+    x, no, yes = LOG_ODDS[used], negative[:, used], positive[:, used]
+    start = _fitted(no[:1], yes[:1], x, np.array([[0.0], [1.0]]))
+    slopes: FloatArray = _fitted(no, yes, x, np.repeat(start, len(no), axis=1))[1]
+    return slopes
+
+
+def _fitted(no: FloatArray, yes: FloatArray, x: FloatArray, start: FloatArray) -> FloatArray:
+    """Intercepts and slopes (2, B) of logistic regressions on x of counts (B, cells); nan if they do not settle."""
+    found, n, settled = start, no + yes, np.zeros(len(no), dtype=bool)
     for _ in range(_ITERATIONS):
         with np.errstate(all="ignore"):  # what does not settle runs away
-            fitted = special.expit(intercept[:, np.newaxis] + slope[:, np.newaxis] * LOG_ODDS)
-            residual, weight = positive - n * fitted, n * fitted * (1 - fitted)
-            w0, w1, w2 = weight.sum(axis=1), weight @ LOG_ODDS, weight @ LOG_ODDS**2
-            g0, g1 = residual.sum(axis=1), residual @ LOG_ODDS
-            determinant = w0 * w2 - w1 * w1
-            step = (w0 * g1 - w1 * g0) / determinant
-            intercept = intercept + (w2 * g0 - w1 * g1) / determinant
-            slope = slope + step
-    return np.where(np.abs(step) < 1e-9 * np.maximum(1, np.abs(slope)), slope, nan)
+            fitted = special.expit(found[0][:, np.newaxis] + found[1][:, np.newaxis] * x)
+            residual, weight = yes - n * fitted, n * fitted * (1 - fitted)
+            w0, w1, w2 = weight.sum(axis=1), weight @ x, weight @ x**2
+            g0, g1 = residual.sum(axis=1), residual @ x
+            step = np.array([w2 * g0 - w1 * g1, w0 * g1 - w1 * g0]) / (w0 * w2 - w1 * w1)
+            found = found + step
+            settled = np.abs(step[1]) < _SETTLED * np.maximum(1, np.abs(found[1]))
+        if settled.all():
+            break
+    return np.where(settled, found, nan)
