@@ -48,6 +48,7 @@ setup(
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "ipykernel>=6.29",
+            "lightgbm>=4.3",  # replays of its models are tested
             "mypy>=1.13",
             "nbclient>=0.10",
             "pandas-stubs>=2.2,<3",
