@@ -26,7 +26,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         chosen = training_set.chosen(conf.contract.feature_types())
         log, outcomes = (lake.read(name, version) for name, version in inputs.items())
         rows = training.predictions(log, training_set, chosen, lake.read(TABLE).schema, as_of)
-        with kept(training.labelled(rows, outcomes, training_set, as_of)) as labelled:
+        with kept(training.labelled(rows, outcomes, training_set.label, as_of, since=training_set.start)) as labelled:
             found = training.summary(labelled, chosen)
             tracked.run.metrics(metrics(found))
             if (words := why_not(found, training_set, as_of)) is not None:

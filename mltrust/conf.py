@@ -23,7 +23,7 @@ from mltrust.metrics import MetricColumns
 from mltrust.monitor.scan import problems as monitor_problems
 from mltrust.monitor.spec import Monitor
 from mltrust.replay.gate import known_measures
-from mltrust.replay.spec import Replay
+from mltrust.replay.spec import SET_COLUMNS, Replay
 from mltrust.training import TrainingSet
 
 T = TypeVar("T")
@@ -134,7 +134,8 @@ class Settings:
     """What an environment sets: base.yaml, overridden by env/<env>.yaml.
 
     `root` is the lakehouse's folder or URI; relative ones are taken from the working folder. `catalog` names a
-    `catalog.schema` that holds the tables instead; checkpoints and staging stay under `root`.
+    `catalog.schema` that holds the tables instead; checkpoints and staging stay under `root`. `scrub_key` says where
+    the key of pseudonyms is, never what it is: `env:<variable>` or `databricks:<scope>/<name>`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -148,6 +149,7 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     maintenance: Maintenance = field(default_factory=Maintenance)
     health: Health = field(default_factory=Health)
+    scrub_key: str = "env:MLTRUST_SCRUB_KEY"
     master: str | None = None
     spark: dict[str, str] = field(default_factory=dict)
 
@@ -293,7 +295,9 @@ def _monitored(
 
 
 def _replay_problems(replay: Replay, contract: Contract) -> list[str]:
-    return replay.problems(contract.feature_types(), contract.columns(), known_measures())
+    features = contract.feature_types()
+    columns = (*SET_COLUMNS, *(f"features.{name}" for name in features))
+    return replay.problems(features, columns, known_measures())
 
 
 def _problems(experiment: Experiment, columns: MetricColumns, contract: Contract) -> list[str]:

@@ -70,6 +70,14 @@ def _result(name: str, key: tuple[str, ...], columns: str, subject: str) -> Tabl
     return Table(name, f"{columns}, {_RESULT}", key, subject)
 
 
+def _scores(role: str) -> str:
+    """What a replayed row has of a model: `tried` are its scores under the perturbations of the plan, in order."""
+    return (
+        f"{role} DOUBLE, {role}_error STRING, {role}_ms DOUBLE, {role}_noise DOUBLE, {role}_tried ARRAY<DOUBLE>, "
+        f"{role}_failed ARRAY<BIGINT>"
+    )
+
+
 _BOOKS = Table(
     "ingest_batches",
     """ingest_batch STRING NOT NULL, kind STRING NOT NULL, source STRING NOT NULL,
@@ -230,25 +238,21 @@ _LATER = (
         "model_name",
     ),
     _result(
-        "replay_sets",
-        ("replay_id", "request_id", "item_id"),
-        """replay_id STRING NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL,
-        record STRING NOT NULL, weight DOUBLE NOT NULL, content_hash STRING NOT NULL""",
-        "replay_id",
-    ),
-    _result(
         "replay_findings",
-        ("replay_id", "model_version", "slice_key", "slice_value", "measure"),
-        f"""replay_id STRING NOT NULL, {_MODEL}, {_SLICE}, measure STRING NOT NULL, n_rows BIGINT NOT NULL,
+        ("replay_id", "kind", "measure", "role", "perturbation", "slice_key", "slice_value"),
+        f"""replay_id STRING NOT NULL, kind STRING NOT NULL, plan STRING NOT NULL,
+        champion STRING NOT NULL, candidate STRING NOT NULL, measure STRING NOT NULL, role STRING NOT NULL,
+        perturbation STRING NOT NULL, {_SLICE}, n_rows BIGINT NOT NULL, n_units BIGINT NOT NULL,
         value DOUBLE, std_error DOUBLE, pvalue DOUBLE, qvalue DOUBLE, n_family BIGINT NOT NULL, threshold DOUBLE,
-        verdict STRING NOT NULL, reason STRING NOT NULL""",
+        verdict STRING, reason STRING NOT NULL, decides BOOLEAN NOT NULL""",
         "replay_id",
     ),
     _result(
         "replay_rows",
-        ("replay_id", "request_id", "item_id", "model_version", "perturbation"),
-        f"""replay_id STRING NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL, {_MODEL},
-        perturbation STRING NOT NULL, logged DOUBLE, replayed DOUBLE, error STRING""",
+        ("replay_id", "event_date", "request_id", "item_id"),
+        f"""replay_id STRING NOT NULL, plan STRING NOT NULL, part STRING NOT NULL,
+        event_date DATE NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL,
+        logged DOUBLE, ulps BIGINT, {_scores("champion")}, {_scores("candidate")}""",
         "replay_id",
     ),
     _result(
@@ -353,10 +357,11 @@ VIEWS: Mapping[str, View] = {
 
 
 def tables_of(contract: Contract, metric_columns: MetricColumns) -> dict[str, Table]:
-    """All tables of a log by name. Features and metric columns give three of them their last columns."""
+    """All tables of a log by name. Features and metric columns give four of them their last columns."""
     typed = ", ".join(f"{quoted(name)}: {_SQL_TYPES[kind]}" for name, kind in contract.feature_types().items())
     features = f"features STRUCT<{typed}>"
-    tables = (_inference_log(contract, features), _unit_days(metric_columns), _training_sets(features), *_FIXED)
+    sets = (_training_sets(features), _replay_sets(features))
+    tables = (_inference_log(contract, features), _unit_days(metric_columns), *sets, *_FIXED)
     return {table.name: table for table in tables}
 
 
@@ -404,6 +409,18 @@ def _training_sets(features: str) -> Table:
         n_outcomes BIGINT NOT NULL, fold STRING, {_RESULT}, {features}""",
         ("training_set_id", "event_date", "request_id", "model_name", "model_version", "item_id"),
         subject="training_set_id",
+    )
+
+
+def _replay_sets(features: str) -> Table:
+    return Table(
+        "replay_sets",
+        f"""replay_id STRING NOT NULL, event_date DATE NOT NULL, request_id STRING NOT NULL, item_id STRING NOT NULL,
+        {_MODEL}, event_time TIMESTAMP NOT NULL, unit_id STRING, feature_version STRING NOT NULL,
+        prediction_score DOUBLE, action STRING, propensity DOUBLE, latency_ms DOUBLE, label DOUBLE,
+        stratum STRING NOT NULL, weight DOUBLE NOT NULL, {_RESULT}, {features}""",
+        ("replay_id", "event_date", "request_id", "item_id"),
+        subject="replay_id",
     )
 
 

@@ -23,16 +23,20 @@ PAIR: Role = "pair"
 BOTH: tuple[Role, ...] = (CHAMPION, CANDIDATE)
 
 WEIGHT = "weight"
+#: Weights of rows with a decision: 0 without a threshold, so that nothing is said of decisions.
+DECISIONS = "decisions"
 #: Sums of a unit over the rows that both models scored, each times the row's weight.
-PAIRED = (WEIGHT, "agree", "difference", "abs_difference", "up", "down", "champion", "candidate", "top", "both_top")
+PAIRED = (WEIGHT, DECISIONS, "agree", "difference", "abs_difference", "up", "down", "champion", "candidate", "top",
+          "both_top")  # fmt: skip
 #: The same over rows with a label: whose decision was right where they differ, and squared errors of the scores.
-LABELLED = (WEIGHT, "win", "loss", "champion_squared", "candidate_squared")
+LABELLED = (WEIGHT, DECISIONS, "win", "loss", "champion_squared", "candidate_squared")
 #: Sums over all rows, unweighted: they are of the run and not of the traffic.
 SCORED = ("rows", "champion_errors", "candidate_errors", "champion_ms", "candidate_ms")
 #: Sums over the rows that the champion scored and the log holds a score of, unweighted.
 REPRODUCED = ("rows", "reproduced", "exact")
-#: Sums over the rows to which a perturbation applies: |f(x') - f(x)|, decisions flipped, promises broken.
-TRIED = (WEIGHT, "shift", "flipped", "broken")
+#: Sums over the rows to which a perturbation applies: |f(x') - f(x)|, decisions flipped, promises broken, and where
+#: the model raised, which counts as no change. `promised` are the weights of rows under a promise.
+TRIED = (WEIGHT, DECISIONS, "promised", "shift", "flipped", "broken", "failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +86,15 @@ class Evidence(NamedTuple):
     grid: Grid
     tried: Mapping[tuple[Role, str], Moments]
     scale: Scale
+
+
+class Mismatch(NamedTuple):
+    """Rows whose logged score was not given again, by why, with the largest distance in ulps (nan of none)."""
+
+    reason: str
+    n_rows: int
+    max_ulps: float
+    example: str
 
 
 class Estimate(NamedTuple):
@@ -223,7 +236,7 @@ def max_difference(evidence: Evidence, _role: Role) -> Estimate:
 @measure("share of decisions that the candidate changes", low=0, high=1)
 def churn(evidence: Evidence, _role: Role) -> Estimate:
     """Milani Fard et al. (2016), Launch and iterate: reducing prediction churn, eq. 1."""
-    return share(_with(evidence.paired, "flips", {"up": 1, "down": 1}), "flips")
+    return share(_with(evidence.paired, "flips", {"up": 1, "down": 1}), "flips", DECISIONS)
 
 
 @measure("decisions changed to yes minus those changed to no, as a share of all", low=-1, high=1)
@@ -238,12 +251,12 @@ def win_balance(evidence: Evidence, _role: Role) -> Estimate:
 
 @measure("share of decisions that the candidate changed for the better", low=0, high=1)
 def wins(evidence: Evidence, _role: Role) -> Estimate:
-    return share(evidence.labelled, "win")
+    return share(evidence.labelled, "win", DECISIONS)
 
 
 @measure("share of decisions that the candidate changed for the worse", low=0, high=1)
 def losses(evidence: Evidence, _role: Role) -> Estimate:
-    return share(evidence.labelled, "loss")
+    return share(evidence.labelled, "loss", DECISIONS)
 
 
 @measure("squared error of the candidate's scores minus that of the champion's")
@@ -296,12 +309,17 @@ def instability(state: Moments, sd: float) -> Estimate:
 
 @trial("share of decisions that the perturbation flips", low=0, high=1)
 def perturbed_flips(state: Moments, _sd: float) -> Estimate:
-    return share(state, "flipped")
+    return share(state, "flipped", DECISIONS)
 
 
 @trial("share of rows on which the promise is broken", low=0, high=1)
 def broken_promises(state: Moments, _sd: float) -> Estimate:
-    return share(state, "broken")
+    return share(state, "broken", "promised")
+
+
+@trial("share of rows on which the model raises under the perturbation and not without", low=0, high=1)
+def perturbed_errors(state: Moments, _sd: float) -> Estimate:
+    return share(state, "failed")
 
 
 def _with(state: Moments, name: str, terms: Mapping[str, int]) -> Moments:
@@ -315,8 +333,8 @@ def _with(state: Moments, name: str, terms: Mapping[str, int]) -> Moments:
 
 def _balance(evidence: Evidence, state: Moments, for_it: str, against: str) -> Estimate:
     """The difference of two shares; McNemar's exact test where units are rows, else the paired test over units."""
-    found = share(_with(state, "balance", {for_it: 1, against: -1}), "balance")
-    if not evidence.one_row_each:
+    found = share(_with(state, "balance", {for_it: 1, against: -1}), "balance", DECISIONS)
+    if not evidence.one_row_each or found.value != found.value:  # nan is not equal to itself
         return _tested(found)
     return found._replace(pvalue=mcnemar(round(_total(state, for_it)), round(_total(state, against))))
 

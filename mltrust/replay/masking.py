@@ -201,3 +201,26 @@ def anonymity(sizes: Mapping[int, int], k: int) -> Anonymity:
     """The anonymity of a set in which `sizes[s]` combinations have s rows each (Sweeney 2002)."""
     below = sum(size * n for size, n in sizes.items() if size < k)
     return Anonymity(k, sum(sizes.values()), min(sizes, default=0), below)
+
+
+class Exported(NamedTuple):
+    """What an export found; the observation is the logged prediction.
+
+    Of `n_drawn` predictions `n_stopped` stayed behind as their text holds personal data (`stopped` by column and
+    kind), and `n_rare` as fewer than k share their quasi-identifiers. `n_weights` is of different weights.
+    """
+
+    n_drawn: int
+    n_rows: int
+    n_stopped: int
+    n_rare: int
+    n_labelled: int
+    n_weights: int
+    stopped: Mapping[str, int]
+    strata: Mapping[str, int]
+    anonymity: Anonymity
+    content_hash: str
+
+    @property
+    def n_left_out(self) -> int:
+        return self.n_stopped + self.n_rare

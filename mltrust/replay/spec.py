@@ -32,6 +32,8 @@ ADMITTED: Mapping[Kind, tuple[FeatureType, ...]] = {
     "increasing": _NUMBERS,
     "decreasing": _NUMBERS,
 }
+#: Columns of a set by which it can be sliced, beside its features.
+SET_COLUMNS = ("unit_id", "feature_version", "model_version", "action")
 #: Kinds that state what a score must not do, and are counted by how often it does.
 PROMISES: tuple[Kind, ...] = ("invariant", "increasing", "decreasing")
 #: By how many standard deviations of the feature a kind moves it, where the conf does not say.
@@ -293,6 +295,8 @@ class Replay:
         for name in ("perturbed_share", "top_share", "max_left_out_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share in (0, 1]")
+        if self.shadow is not None and self.select is None:
+            raise ValueError("shadow: expected select with the days in which shadow traffic is compared")
         if self.tolerance < 0:
             raise ValueError(f"tolerance is {self.tolerance}, expected 0 or more")
         if self.threshold is None and (self.actions or (self.select and self.select.hard_within)):

@@ -1,7 +1,7 @@
 """Logged predictions and what became of them to the rows of a training set, their summary and their content hash."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from math import nan
 
 from pyspark.sql import Column, DataFrame
@@ -69,18 +69,17 @@ def _fold(split: Split | None) -> Column:
     return F.when(F.col("unit_id").isNotNull(), F.when(drawn < split.test_share, "test").otherwise("train"))
 
 
-def labelled(rows: DataFrame, outcomes: DataFrame, training_set: TrainingSet, as_of: datetime) -> DataFrame:
+def labelled(rows: DataFrame, outcomes: DataFrame, label: Label, as_of: datetime, since: date) -> DataFrame:
     """`rows` with their `label` and `n_outcomes`, the number of outcomes that it is of.
 
     An outcome counts in its highest revision among those with event times before as_of, at that revision's time,
-    where that lies in [prediction, prediction + window). The label is null where the set excludes what is missing,
-    and by unit where the prediction names none.
+    where that lies in [prediction, prediction + window); none of before `since` belongs to any. The label is null
+    where it excludes what is missing, and by unit where the prediction names none.
     """
-    label = training_set.label
     key = "request_id" if label.by == "request" else "unit_id"
     before = outcomes.where(F.col("event_date") < F.lit(as_of.date()))
-    since = before.where(F.col("event_date") >= F.lit(training_set.start))
-    highest = units.highest_revisions(since, units.corrected(before))
+    later = before.where(F.col("event_date") >= F.lit(since))
+    highest = units.highest_revisions(later, units.corrected(before))
     told = highest.where((F.col("name") == label.outcome) & F.col("value").isNotNull() & F.col(key).isNotNull())
     # Sorted, so that a sum does not depend on the order in which outcomes meet.
     sorted_of_key = F.array_sort(F.collect_list(F.struct("event_time", "outcome_id", "item_id", "value")))
@@ -138,14 +137,14 @@ def summary(labelled_rows: DataFrame, chosen: Sequence[str]) -> Exported:
         "n_no_fold": is_exported & F.col("fold").isNull(),
     }
     found = (
-        labelled_rows.withColumn("digest", F.when(is_exported, row_digest(labelled_rows.schema)))
+        labelled_rows.withColumn("digest", F.when(is_exported, row_digest(labelled_rows.schema, COLUMNS)))
         .agg(
             *(F.count_if(condition).alias(name) for name, condition in counts.items()),
             F.coalesce(F.avg(F.when(is_exported, label)), F.lit(nan)).alias("label_mean"),
             F.array(*(F.count_if(is_exported & F.col(f"features.{name}").isNull()) for name in chosen)).alias(
                 "nulls"
             ),
-            F.array(*(F.coalesce(F.sum(_part("digest", at)), F.lit(0)) for at in range(N_PARTS))).alias("sums"),
+            digest_sums("digest").alias("sums"),
         )
         .collect()[0]
     )
@@ -158,13 +157,18 @@ def summary(labelled_rows: DataFrame, chosen: Sequence[str]) -> Exported:
     )
 
 
-def row_digest(schema: StructType) -> Column:
-    """SHA-256 of a row's values as JSON by name, without nulls: times in microseconds, dates in days since 1970.
+def row_digest(schema: StructType, columns: Sequence[str]) -> Column:
+    """SHA-256 of a row's `columns` as JSON by name, without nulls: times in microseconds, dates in days since 1970.
 
     A double stands by the xxhash64 of its bits, as its text is not the same in every Java (JDK-4511638).
     """
     kinds = {each.name: each.dataType for each in schema}
-    return F.sha2(F.to_json(F.struct(*(_canonical(name, kinds[name]).alias(name) for name in COLUMNS))), 256)
+    return F.sha2(F.to_json(F.struct(*(_canonical(name, kinds[name]).alias(name) for name in columns))), 256)
+
+
+def digest_sums(digest: str) -> Column:
+    """The sums of the parts of the digests of rows, of which `content_hash` is made."""
+    return F.array(*(F.coalesce(F.sum(_part(digest, at)), F.lit(0)) for at in range(N_PARTS)))
 
 
 def _canonical(column: str, kind: DataType) -> Column:

@@ -83,7 +83,7 @@ class Export:
         log, told = frame(spark, rows, LOG), frame(spark, outcomes, OUTCOMES)
         self.chosen, self.training_set = chosen, training_set
         taken = training.predictions(log, training_set, chosen, StructType.fromDDL(FEATURES), as_of)  # type: ignore[arg-type]
-        self.labelled: DataFrame = training.labelled(taken, told, training_set, as_of)
+        self.labelled: DataFrame = training.labelled(taken, told, training_set.label, as_of, since=training_set.start)
 
     def summary(self) -> Exported:
         return training.summary(self.labelled, self.chosen)
@@ -351,7 +351,9 @@ def test_what_arrives_after_the_versions_that_are_read_changes_nothing(spark: Sp
     def export(version: int) -> Exported:
         log = frame(spark, [row(at(5), "r1")], LOG)
         taken = training.predictions(log, SUMS, CHOSEN, log.schema, AS_OF)
-        return training.summary(training.labelled(taken, lake.read("outcomes", version), SUMS, AS_OF), CHOSEN)
+        return training.summary(
+            training.labelled(taken, lake.read("outcomes", version), SUMS.label, AS_OF, since=SUMS.start), CHOSEN
+        )
 
     told(0, 5.0)
     pinned = lake.version("outcomes")

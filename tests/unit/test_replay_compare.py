@@ -5,7 +5,7 @@ from math import inf, isnan, nan
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -43,6 +43,7 @@ def evidence(
     *,
     units: np.ndarray | None = None,
     floor: float = 0.0,
+    decided: bool = True,
 ) -> Evidence:
     """The evidence of rows, with decisions at 0.5 and the top tenth by the champion's own quantile."""
     n, own = len(champion), np.arange(len(champion)) if units is None else units
@@ -67,15 +68,16 @@ def evidence(
         one_row_each=units is None,
         max_difference=float(abs(difference).max()),
         paired=of(
-            PAIRED, one, abs(difference) <= floor, difference, abs(difference), ~yes[0] & yes[1], yes[0] & ~yes[1],
-            champion, candidate, top[0], top[0] & top[1],
+            PAIRED, one, decided * one, abs(difference) <= floor, difference, abs(difference),
+            ~yes[0] & yes[1], yes[0] & ~yes[1], champion, candidate, top[0], top[0] & top[1],
         ),
-        labelled=of(LABELLED, one, right[1] & ~right[0], right[0] & ~right[1], (champion - labels) ** 2,
-                    (candidate - labels) ** 2),
+        labelled=of(LABELLED, one, decided * one, right[1] & ~right[0], right[0] & ~right[1],
+                    (champion - labels) ** 2, (candidate - labels) ** 2),
         scored=of(SCORED, one, 0 * one, 0 * one, 0.01 * one, 0.02 * one),
         reproduced=of(REPRODUCED, one, one, one),
         grid=Grid(grid(one), grid(champion), grid(candidate), grid(one), grid(labels)),
-        tried={("candidate", "jitter(age)"): of(TRIED, one, abs(difference), yes[0] != yes[1], 0 * one)},
+        tried={("candidate", "jitter(age)"): of(TRIED, one, decided * one, one, abs(difference), yes[0] != yes[1],
+                                                     0 * one, 0 * one)},
         scale=Scale(float(champion.std(ddof=1)), float(candidate.std(ddof=1)), floor),
     )  # fmt: skip
 
@@ -170,6 +172,15 @@ def test_the_same_model_agrees_with_itself_everywhere() -> None:
     assert isnan(MEASURES["win_balance"].of(own, "pair").pvalue)
 
 
+def test_without_a_threshold_nothing_is_said_of_decisions_and_all_else_is() -> None:
+    found = findings({ALL: evidence(*drawn(), decided=False)})
+    names = {each.measure for each in found}
+    assert not names & {"churn", "flip_balance", "win_balance", "wins", "losses", "perturbed_flips"}
+    assert {"score_shift", "squared_error_change", "rank_correlation", "instability"} <= names
+    verdict = judged(found, rule(max=0.1))
+    assert (verdict.verdict, "expected threshold in the conf" in verdict.reasons[0]) == (Verdict.INCONCLUSIVE, True)
+
+
 def test_a_calibrated_score_has_a_small_calibration_error_and_a_distorted_one_a_large_one() -> None:
     champion, _, labels = drawn(20_000)
     own = evidence(champion, champion**2, labels)
@@ -186,6 +197,7 @@ def test_mcnemars_exact_test_gives_known_numbers() -> None:
     assert isnan(mcnemar(0, 0))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=60))
 def test_spearman_of_cells_is_scipys_of_rows_with_ties(rows: list[tuple[int, int]]) -> None:
     weight = np.zeros((7, 7))
