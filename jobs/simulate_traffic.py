@@ -43,12 +43,17 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
 
 
 def _registered(trained: Trained, name: str) -> dict[str, Served]:
-    """Both models under new versions, which the log names: an earlier one is never mistaken for them."""
+    """The serving models under new versions, which the log names: an earlier one is never mistaken for them.
+
+    The third one is registered too, for a replay to refuse it.
+    """
     roles = {traffic.CHAMPION: trained.champion, traffic.CANDIDATE: trained.candidate}
-    return {
+    served = {
         role: Served(model, registry.register(model, name=name, alias=role, example=trained.example))
         for role, model in roles.items()
     }
+    registry.register(trained.overfit, name=name, alias=traffic.OVERFIT, example=trained.example)
+    return served
 
 
 def main() -> int:

@@ -1,7 +1,9 @@
 """The command `mltrust`: the demo, which holds found against planted, and what is done with contracts."""
 
 import argparse
+import os
 import runpy
+import secrets
 import shutil
 import sys
 import time
@@ -21,7 +23,7 @@ from mltrust.errors import ConfError, DataError, MltrustError
 from mltrust.formats.generated import files
 from mltrust.simulate.comparison import Compared, Found, compare, unplanted, verdict_of
 from mltrust.simulate.spec import Simulation
-from mltrust.simulate.truth import Planted, planted
+from mltrust.simulate.truth import BETTER, OVERFIT, Planted, planted
 from mltrust.verdicts import Exit
 
 #: What a demo leaves in its root.
@@ -112,6 +114,8 @@ def demo(folder: Path) -> int:
     conf = confs.load(simulated, "local")
     simulation, _ = confs.read(Simulation, simulated)
     _begin_anew(Path(conf.settings.root))
+    # A secret of this demo alone: nobody needs its pseudonyms afterwards.
+    os.environ.setdefault("MLTRUST_SCRUB_KEY", secrets.token_hex(32))
     truths, started = planted(simulation), time.monotonic()
     for step in _steps(folder, simulated, simulation, truths):
         exit_code = _run(step)
@@ -156,6 +160,13 @@ def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequen
     steps.append(_Step("plan_experiment", folder / "experiments" / f"{_PLANNED}.yaml", Exit.PASS, over))
     drifts = Exit.BREACH if simulation.drifts else Exit.PASS
     steps.append(_Step("detect_drift", folder / "monitors" / "recommender.yaml", drifts, over))
+    better, overfit = (folder / "replays" / f"{name}.yaml" for name in (BETTER, OVERFIT))
+    steps += [
+        _Step("export_replay_set", better, Exit.PASS),
+        _Step("replay_traffic", better, Exit.PASS),
+        _Step("replay_traffic", overfit, Exit.BREACH),
+        _Step("compare_shadow", better, Exit.PASS),
+    ]
     return [*steps, _Step("maintain_lakehouse", contract, Exit.PASS)]
 
 
@@ -179,7 +190,7 @@ def _read(conf: Conf) -> Found:
     lake = runtime.lakehouse(runtime.session(conf.settings), conf)
     rows = {
         name: [row.asDict() for row in lake.read(name).collect()]
-        for name in ("experiment_effects", "experiment_checks")
+        for name in ("experiment_effects", "experiment_checks", "replay_findings")
     }
     is_of_all = (F.col("slice_key") == "") & (F.col("reference") == "fixed") & F.col("column").startswith("features.")
     drift = [row.asDict() for row in lake.read("drift_findings").where(is_of_all).collect()]
@@ -190,7 +201,8 @@ def _read(conf: Conf) -> Found:
     books = lake.read("ingest_batches").groupBy("kind").agg(F.sum("duplicates").alias("n")).collect()
     by_table = {row["kind"]: row["n"] for row in books}
     duplicates = {stream: by_table.get(table, 0) for stream, table in _STREAMS.items()}
-    return Found(rows["experiment_effects"], rows["experiment_checks"], drift, rejects, duplicates)
+    found = (rows["experiment_effects"], rows["experiment_checks"], drift, rejects, duplicates)
+    return Found(*found, replays=rows["replay_findings"])
 
 
 def _print_table(compared: Sequence[Compared]) -> None:

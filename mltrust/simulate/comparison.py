@@ -20,6 +20,7 @@ class Found(NamedTuple):
     drift: Sequence[Row]
     rejects: Mapping[tuple[str, str], int]
     duplicates: Mapping[str, int]
+    replays: Sequence[Row] = ()
 
 
 class Compared(NamedTuple):
@@ -45,6 +46,8 @@ def _found(row: Planted, planted: Sequence[Planted], found: Found) -> str:
         return str(found.duplicates.get(str(row.stream), 0))
     if row.kind in ("drift", "no drift"):
         return _drifted(row, planted, found.drift)
+    if row.kind in ("replay", "shadow"):
+        return _of_replay(row, found.replays)
     where: dict[str, object] = {"experiment_id": row.experiment_id, "slice_key": row.slice_key}
     if row.kind == "simpson":
         rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
@@ -71,6 +74,20 @@ def _drifted(row: Planted, planted: Sequence[Planted], findings: Sequence[Row]) 
 
 def _is_looked_at(row: Planted, column: str, known: Collection[str | None]) -> bool:
     return column == row.column if row.kind == "drift" else column not in known
+
+
+def _of_replay(row: Planted, findings: Sequence[Row]) -> str:
+    """The verdict of what decides; a breach counts only where all in breach changes the feature that is planted."""
+    own = [
+        each for each in findings if (each["replay_id"], each["kind"]) == (row.stream, row.kind) and each["decides"]
+    ]
+    own = [each for each in own if row.metric is None or each["measure"] == row.metric]
+    if not own:
+        return "nothing"
+    wrong = [str(each["perturbation"]) for each in own if each["verdict"] == Verdict.BREACH]
+    if row.slice_value and wrong and not all(f"({row.slice_value})" in name for name in wrong):
+        return f"breach under {', '.join(wrong)}"
+    return str(combine(Verdict(str(each["verdict"])) for each in own))
 
 
 def unplanted(planted: Sequence[Planted], found: Found) -> list[str]:

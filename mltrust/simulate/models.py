@@ -1,4 +1,4 @@
-"""The two models of the simulated service: what they learn, and their scores on a frame of requests."""
+"""The models of the simulated service: what they learn, and their scores on a frame of requests."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
@@ -10,11 +10,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql.types import DoubleType, StructField, StructType
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
+from sklearn.tree import DecisionTreeClassifier
 
-from mltrust.simulate.population import ATTRIBUTES
+from mltrust.simulate.population import ATTRIBUTES, UNSTABLE
 from mltrust.simulate.traffic import FEATURES
 
 Scores = npt.NDArray[np.float64]
@@ -34,21 +35,22 @@ class Served(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The two models, and some rows of their input as an example."""
+    """The two models that serve, one that must never do, and some rows of their input as an example."""
 
     champion: Pipeline
     candidate: Pipeline
+    overfit: VotingClassifier
     example: pd.DataFrame
 
 
 def trained(requests: DataFrame, seed: int) -> Trained:
-    """Champion and candidate, trained on the purchases of past `requests` (as `traffic.past` gives them)."""
+    """The models, trained on the purchases of past `requests` (as `traffic.past` gives them)."""
     # Rows on the driver, as scikit-learn takes them: some thousand units, however many are simulated.
     # Sorted, as a forest depends on the order of its rows.
     rows = requests.orderBy("id", "index").toArrow().to_pandas()
     X, y = rows[list(FEATURES)], rows["is_purchase"]
     champion, candidate = _champion(seed % 2**32), _candidate(seed % 2**32)
-    return Trained(champion.fit(X, y), candidate.fit(X, y), X.head(5))
+    return Trained(champion.fit(X, y), candidate.fit(X, y), _overfit(seed % 2**32).fit(X, y), X.head(5))
 
 
 def scored(rows: DataFrame, served: Mapping[str, Served]) -> DataFrame:
@@ -89,6 +91,17 @@ def _candidate(seed: int) -> Pipeline:
         max_iter=120, learning_rate=0.06, max_leaf_nodes=12, min_samples_leaf=40, random_state=seed
     )
     return _pipeline(boosting)
+
+
+def _overfit(seed: int) -> VotingClassifier:
+    """A good model that is spoilt: beside it votes a tree that learnt `UNSTABLE` by heart.
+
+    On what it was trained on it looks better than both others; a change in the fourth digit of that feature moves its
+    score.
+    """
+    only = ColumnTransformer([("only", "passthrough", [UNSTABLE])])
+    tree = Pipeline([("only", only), ("model", DecisionTreeClassifier(random_state=seed))])
+    return VotingClassifier([("good", _candidate(seed)), ("tree", tree)], voting="soft", weights=[0.6, 0.4], n_jobs=1)
 
 
 def _pipeline(model: RandomForestClassifier | HistGradientBoostingClassifier) -> Pipeline:

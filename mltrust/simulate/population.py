@@ -17,3 +17,6 @@ BASE_LOG_ODDS: Mapping[str, float] = {"mobile": -2.6, "tablet": -1.2, "desktop":
 
 #: How much a similar item (score 1 against 0) adds to the log-odds.
 SIMILARITY_SLOPE: Mapping[str, float] = {"mobile": 1.6, "tablet": 1.0, "desktop": 0.5}
+
+#: The feature that the overfit model has learnt by heart.
+UNSTABLE = "similarity_score"

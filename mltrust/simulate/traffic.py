@@ -16,6 +16,8 @@ CONTROL, TREATMENT = "control", "treatment"
 #: Buckets that units are hashed to, as the confs of the demo declare them.
 N_BUCKETS = 100
 CHAMPION, CANDIDATE = "champion", "candidate"
+#: The alias of a model that never serves.
+OVERFIT = "overfit"
 _UNIT, _REQUEST = ("id",), ("id", "index")
 _LIVE, _PAST = "live", "past"  # seed spaces
 _DAY_MS = 86_400_000

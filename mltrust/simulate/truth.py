@@ -9,7 +9,7 @@ from mltrust.contract import Reason
 from mltrust.errors import ConfError, PlatformError
 from mltrust.simulate.faults import DUPLICATE
 from mltrust.simulate.landing import Written
-from mltrust.simulate.population import ATTRIBUTES
+from mltrust.simulate.population import ATTRIBUTES, UNSTABLE
 from mltrust.simulate.spec import Plant, Simulation
 from mltrust.slices import OVERALL
 from mltrust.verdicts import Verdict
@@ -27,9 +27,13 @@ Kind = Literal[
     "duplicates",
     "drift",
     "no drift",
+    "replay",
+    "shadow",
 ]
 #: The metric that effects are planted in, by its name in the experiments' conf.
 GOAL = "conversion"
+#: The replays of the demo: of the candidate that serves, and of the model that must never do.
+BETTER, OVERFIT = "better_ranker", "overfit_ranker"
 
 
 class Planted(NamedTuple):
@@ -42,6 +46,9 @@ class Planted(NamedTuple):
 
     Drift has the `model_name` and the `column`, in which every version breaches against its past; `no drift` names
     the model whose other columns must not.
+
+    A replay's has its id as `stream`, and the `metric` is the measure that decides, None for the gate; of a breach
+    `slice_value` names the feature that it must be pinned on.
 
     Dirt has the `stream` (records or outcomes), the `reason_code` of rejects, and the exact `n_lines`.
     """
@@ -67,7 +74,8 @@ class Planted(NamedTuple):
     @property
     def what(self) -> str:
         """What is looked at, in one cell of a table."""
-        where = f" in {self.slice_key}:{self.slice_value}" if self.slice_value else ""
+        where = f" in {self.slice_key}:{self.slice_value}" if self.slice_key and self.slice_value else ""
+        where = where or (f" under changes of {self.slice_value}" if self.slice_value else "")
         return (self.metric or self.reason_code or self.column or self.kind) + where
 
     @property
@@ -86,6 +94,7 @@ def planted(simulation: Simulation) -> tuple[Planted, ...]:
         *(row for name, plant in experiments for row in _of_experiment(name, plant)),
         *(row for name, plant in experiments if simulation.days_before for row in _of_past(name, plant)),
         *_of_drifts(simulation),
+        *_of_replays(simulation),
         *_of_dirt("records", simulation.record_faults()),
         *_of_dirt("outcomes", simulation.outcome_faults()),
     )
@@ -171,6 +180,18 @@ def _of_drifts(simulation: Simulation) -> Iterator[Planted]:
         column = f"features.{shift.feature}"
         yield Planted("drift", words, verdict=Verdict.BREACH, model_name=simulation.model_name, column=column)
     yield Planted("no drift", "nothing else drifts", verdict=Verdict.PASS, model_name=simulation.model_name)
+
+
+def _of_replays(simulation: Simulation) -> Iterator[Planted]:
+    again = "the champion's scores, bit for bit"
+    yield Planted("replay", again, stream=BETTER, metric="reproduced", verdict=Verdict.PASS)
+    yield Planted("replay", "a better model", stream=BETTER, verdict=Verdict.PASS)
+    learnt = "learnt one feature by heart"
+    yield Planted(
+        "replay", learnt, stream=OVERFIT, metric="instability", slice_value=UNSTABLE, verdict=Verdict.BREACH
+    )
+    if simulation.shadow_share:
+        yield Planted("shadow", "shadows of the same requests", stream=BETTER, verdict=Verdict.PASS)
 
 
 def _of_dirt(stream: str, counts: Mapping[str, int]) -> Iterator[Planted]:
