@@ -70,7 +70,8 @@ def performance(lake: Lakehouse, inputs: Versions, conf: Conf, slices: Kept, as_
     log, outcomes = (lake.read(name, inputs[name]) for name in ("inference_log", "outcomes"))
     features = conf.contract.feature_types()
     predicted = training.predictions(log, wanted, tuple(features), log.schema, as_of)
-    with kept(_sided(training.labelled(predicted, outcomes, wanted, as_of), drift, slices, window)) as rows:
+    labelled = training.labelled(predicted, outcomes, label, as_of, since=since)
+    with kept(_sided(labelled, drift, slices, window)) as rows:
         states = score_labels(rows, sets=_sets(drift), keys=("side", _VERSION))
     found = []
     for version in sorted(version for side, version in states if side == _CURRENT):

@@ -1,6 +1,6 @@
 """Labelled predictions to performance states: counts by score cell, label and bucket, per window and slice.
 
-    rows = training.labelled(predictions, outcomes, training_set, as_of)     with `is_mature`, `label`
+    rows = training.labelled(predictions, outcomes, label, as_of, since)     with `is_mature`, `label`
     score_labels(rows, sets=[(), ("device",)], keys=("window",))[("2026-11-01",)][Slice("", "")]
 
 `label` is null where nothing is known; only mature rows count. The rows are read twice (`logs.kept` keeps

@@ -1,6 +1,6 @@
 """Labelled predictions to the states of relation drift: residuals by cell of every column, per window and slice.
 
-    rows = training.labelled(predictions, outcomes, training_set, as_of)     with `is_mature`, `label`
+    rows = training.labelled(predictions, outcomes, label, as_of, since)     with `is_mature`, `label`
     residuals(rows, cells, sets=[(), ("device",)], keys=("window",))[("2026-11-01",)][Slice("", "")]["features.age"]
 
 Sums are of integers, so that no partitioning changes a bit of them.
