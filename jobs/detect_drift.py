@@ -5,11 +5,12 @@ from datetime import datetime
 
 from pyspark.sql import SparkSession
 
-from mltrust import model_drift, profiling, runtime
+from mltrust import profiling, runtime
 from mltrust.conf import Conf
 from mltrust.drift.families import families, needed
 from mltrust.drift.readout import judge, verdict
 from mltrust.errors import ConfError
+from mltrust.model_drift import model_drift
 from mltrust.report import drift as report
 from mltrust.report import model_drift as of_models
 from mltrust.report.drift_figures import distributions, heat_map
@@ -36,26 +37,25 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, rehearse: str | None =
             words = report.rehearsal([judge(each, found.cells, drift) for each in past])
             return tracked.conclude(Verdict.PASS, words)
         judged = judge(past[0], found.cells, drift, profiling.counted(log, conf, as_of))
-        attribution = model_drift.attribution(log, conf, found.slices, as_of)
-        performance = model_drift.performance(lake, inputs, conf, found.slices, as_of)
+        more = model_drift(lake, inputs, conf, found, judged, as_of)
         mine = {"model_name": monitor.model_name, "monitor_id": monitor.monitor_id}
         where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
         for name, results in (
-            ("drift_findings", [*report.rows(judged), *of_models.finding_rows(attribution, drift)]),
-            ("performance", of_models.performance_rows(performance)),
+            ("drift_findings", [*report.rows(judged), *of_models.finding_rows(more.tests(), drift)]),
+            ("performance", of_models.performance_rows(more.performance)),
         ):
             rows = [row | mine for row in results]
             lake.replace(lake.rows(name, [row | tracked.stamp for row in rows]), name, where)
             tracked.run.table(rows, f"{name}.json")
-        tracked.run.metrics(report.metrics(judged) | of_models.metrics(performance))
+        tracked.run.metrics(report.metrics(judged) | of_models.metrics(more.performance))
         history = [row.asDict() for row in profiling.history(lake, conf, as_of).collect()]
         tracked.run.series(report.series(history))
         tracked.run.figure(heat_map(report.heat(history)), "drift.png")
         if moved := report.moved(judged, found.cells):
             tracked.run.figure(distributions(moved), "distributions.png")
-        more = of_models.markdown(attribution, performance)
-        words = report.markdown(judged, monitor.model_name, more, found.n_counted, len(windows))
-        return tracked.conclude(verdict(judged, [*attribution, *performance]), words)
+        parts = of_models.markdown(more.all(), more.moves)
+        words = report.markdown(judged, monitor.model_name, parts, found.n_counted, len(windows))
+        return tracked.conclude(verdict(judged, more.all()), words)
 
 
 def _number(text: str) -> int:

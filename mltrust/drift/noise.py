@@ -122,7 +122,10 @@ def shape_test(sides: Sides) -> Measured:
 def structural_tests(sides: Sides) -> list[Measured]:
     """Every structural cell against its share in the reference, exactly: twice the smaller tail, times their number.
 
-    Where rows are clustered, units with a row in the cell are counted instead of rows.
+    Where rows are clustered, units with a row in the cell are counted instead of rows. Of a longer window, in which
+    units have more rows, more of them have such a row by chance: their number is held against the numbers of rows and
+    against those of units, of which it follows the first where rows of a unit are independent and the second where
+    they are alike, and the less certain of both is believed.
     """
     kinds = sides.cells.structural
     clustered = sides.is_clustered
@@ -134,8 +137,8 @@ def structural_tests(sides: Sides) -> list[Measured]:
             side = "current" if m else "reference"
             found.append(Measured(kind, "share", m, n, problem=f"no row in the {side} window"))
             continue
-        expected = int(a[at]) + _unseen_without_drift(sides, kind)
-        p = hypergeometric_tail(int(b[at]), expected + int(b[at]), n, n + m)
+        marked = int(a[at]) + _unseen_without_drift(sides, kind) + int(b[at])
+        p = _less_certain(int(b[at]), marked, {(n, m), (rows[1][0], rows[0][0])})
         before, now = (int(counts[at]) / total for total, counts in rows)
         test = Measured(
             kind,
@@ -233,6 +236,13 @@ def hypergeometric_tail(x: int, marked: int, n: int, total: int) -> float:
         at = np.arange(x, max(x - length, 0, n - unmarked), -1, dtype=np.float64)
         ratios = at * (unmarked - n + at) / ((marked - at + 1) * (n - at + 1))
     return min(1.0, exp(log_term) * (1 + float(np.cumprod(ratios).sum())))
+
+
+def _less_certain(x: int, marked: int, sizes: set[tuple[int, int]]) -> float:
+    """The larger tail of x of the marked, n drawn out of n + m, of all sizes; 1 where x lies between their means."""
+    if len({x * (n + m) > marked * n for n, m in sizes}) > 1:
+        return 1.0
+    return max(hypergeometric_tail(x, marked, n, n + m) for n, m in sizes)
 
 
 def pooled_ordered(expected: FloatArray, smallest: float = SMALLEST_EXPECTED) -> list[list[int]]:

@@ -63,11 +63,12 @@ class Judged(NamedTuple):
 
 
 class ModelShifts(NamedTuple):
-    """What moved of a version, of its attributions or its performance, in a window against the fixed reference.
+    """What moved of a version in a window against the fixed reference, of one kind: attribution, performance, ...
 
-    `estimates` are of the window by slice; of attributions there are none.
+    `estimates` are those of performance in the window, by slice.
     """
 
+    kind: str
     model_version: str
     window: Window
     shifts: tuple[Shift, ...]

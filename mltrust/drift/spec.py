@@ -10,8 +10,10 @@ from typing import ClassVar, Literal, NamedTuple
 from mltrust.contract import FeatureType
 from mltrust.drift.alarm import Alarm
 from mltrust.drift.attribution import AttributionRule
+from mltrust.drift.multivariate import MultivariateRule
 from mltrust.drift.performance import PerformanceRule
 from mltrust.drift.quality import Quality
+from mltrust.drift.relation import RelationRule
 from mltrust.slices import Slicing
 
 AgainstKind = Literal["fixed", "previous", "same_weekdays", "control", "version", "production"]
@@ -128,10 +130,25 @@ class Attribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Multivariate:
+    """How a classifier is to tell windows apart: by about `n_rows` rows of every slice and side."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    n_rows: int = 5_000
+    rule: MultivariateRule = field(default_factory=MultivariateRule)
+
+    def __post_init__(self) -> None:
+        if self.n_rows < 100:
+            raise ValueError(f"n_rows is {self.n_rows}, expected 100 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Performance:
     """How well scores predict: the probability that an outcome named `outcome` follows within `window_days`.
 
-    `missing`: a prediction without an outcome counts as no, or its label is not known.
+    `missing`: a prediction without an outcome counts as no, or its label is not known. `relation` is the rule for
+    residuals by feature.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -140,6 +157,7 @@ class Performance:
     window_days: int
     missing: Literal["zero", "exclude"] = "zero"
     rule: PerformanceRule = field(default_factory=PerformanceRule)
+    relation: RelationRule = field(default_factory=RelationRule)
 
     def __post_init__(self) -> None:
         if not self.outcome:
@@ -155,8 +173,8 @@ class Drift:
     A window is the `window_days` UTC days before as_of. `columns` are features, `prediction_score` and `latency_ms`:
     all of them by default. A row belongs to its `unit`, whose rows are not independent of one another. Numbers are
     cut at `n_cells` quantiles of the reference, texts have a cell for each of their `max_values` most frequent
-    values. `slices` are of the row itself. With `attribution` and `performance` these are held against the fixed
-    reference too.
+    values. `slices` are of the row itself. With `attribution`, `multivariate` and `performance` these
+    are held against the fixed reference too.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -172,6 +190,7 @@ class Drift:
     alarm: Alarm = field(default_factory=Alarm)
     quality: Quality = field(default_factory=Quality)
     attribution: Attribution | None = None
+    multivariate: Multivariate | None = None
     performance: Performance | None = None
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, StructField, StructType
+from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
@@ -185,7 +185,7 @@ class Lakehouse:
     def rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> DataFrame:
         """A frame of few rows in the table's schema; a nan becomes NULL, as it must not reach a table."""
         schema = self.read(name).schema
-        plain = [tuple(_null_for_nan(row[column]) for column in schema.names) for row in rows]
+        plain = [tuple(_plain(row[each.name], each.dataType) for each in schema) for row in rows]
         return self.spark.createDataFrame(plain, schema)
 
     def insert_new(self, rows: DataFrame, name: str, dates: Sequence[date]) -> None:
@@ -360,8 +360,11 @@ def _struct(columns: str) -> StructType:
     return parsed
 
 
-def _null_for_nan(value: object) -> object:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _plain(value: object, kind: DataType) -> object:
+    """A value as Spark takes it: NULL for nan, and a whole number where the column is of doubles."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return float(value) if type(value) is int and isinstance(kind, DoubleType) else value
 
 
 def absolute(root: str) -> str:

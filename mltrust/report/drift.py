@@ -17,7 +17,7 @@ from mltrust.drift.words import subject
 from mltrust.slices import OVERALL, Slice
 from mltrust.verdicts import Verdict
 
-_SHOWN, _DRAWN = 20, 6
+_SHOWN, _DRAWN = 8, 6
 #: Databricks' name of a comparison with the window before; every other reference is a baseline.
 _DRIFT_TYPES = {"previous": "CONSECUTIVE"}
 #: The family of findings that are no tests of a distribution: volume, gaps, columns that stand still.

@@ -6,6 +6,7 @@ from math import isnan
 
 from mltrust.drift.families import EVERY_ROW
 from mltrust.drift.findings import Finding
+from mltrust.drift.moves import Move
 from mltrust.drift.readout import ModelShifts
 from mltrust.drift.shifts import Shift
 from mltrust.drift.spec import Drift, Window
@@ -14,15 +15,22 @@ from mltrust.report.numbers import number
 from mltrust.slices import Slice
 
 _SHOWN = 10
+_UNITS = {"attribution": "of the score", "multivariate": "AUC - 0.5", "relation": "of the label"}
+_TITLES = {
+    "attribution": "Attributions moved",
+    "multivariate": "Features together moved",
+    "performance": "Performance moved",
+    "relation": "Outcomes given the inputs moved",
+}
 
 
 def finding_rows(moved: Sequence[ModelShifts], drift: Drift) -> list[dict[str, object]]:
     """Rows of `drift_findings`, without the names of monitor and model and the stamp of the run."""
     reference = drift.reference.window
     return [
-        _finding(shift)._asdict()
-        | {"contributions": []}
+        _finding(each, shift)._asdict()
         | {
+            "contributions": [],
             "model_version": each.model_version,
             "traffic": "production",
             "arm": EVERY_ROW,
@@ -37,14 +45,13 @@ def finding_rows(moved: Sequence[ModelShifts], drift: Drift) -> list[dict[str, o
     ]
 
 
-def _finding(shift: Shift) -> Finding:
-    """A comparison of attributions as a finding; its family is its measure."""
-    found = Finding(
-        *shift.slice, f"features.{shift.column}", shift.measure, shift.measure, shift.verdict, shift.reason
-    )
+def _finding(of: ModelShifts, shift: Shift) -> Finding:
+    """A comparison as a finding; its family is what was compared."""
+    column = shift.column if shift.column.startswith(("features.", "(")) else f"features.{shift.column}"
+    found = Finding(*shift.slice, column, of.kind, shift.measure, shift.verdict, shift.reason)
     same = ("n_reference", "n_current", "value", "std_error", "statistic", "df", "pvalue", "qvalue", "n_family")
     return found._replace(
-        unit="of the score",
+        unit=_UNITS[of.kind],
         corrected=shift.value,
         floor=shift.threshold,
         detectable=shift.mde,
@@ -91,20 +98,27 @@ def metrics(performance: Sequence[ModelShifts]) -> dict[str, float | None]:
     }
 
 
-def markdown(attribution: Sequence[ModelShifts], performance: Sequence[ModelShifts]) -> list[str]:
-    """What moved of attributions and performance, and how versions perform; nothing where neither was asked for."""
-    parts = []
-    for title, moved in (("Attributions", attribution), ("Performance", performance)):
-        breaches = [(each, shift) for each in moved for shift in each.breaches]
+def markdown(found: Sequence[ModelShifts], moves: Sequence[Move]) -> list[str]:
+    """What moved of each kind, what the outcome's moves are made of, and how versions perform; what was asked for."""
+    parts, quiet = [], []
+    for kind, title in _TITLES.items():
+        own = [each for each in found if each.kind == kind]
+        breaches = [(each, shift) for each in own for shift in each.breaches]
         if breaches:
             lines = [f"- version {each.model_version}: {_said(shift)}" for each, shift in breaches[:_SHOWN]]
             more = [f"- and {len(breaches) - _SHOWN} more"] if len(breaches) > _SHOWN else []
-            parts += [f"### {title} moved", "\n".join([*lines, *more])]
-    if performance:
+            parts += [f"### {title}", "\n".join([*lines, *more])]
+        elif own:
+            quiet.append(kind)
+    if quiet:
+        parts.append(f"As in the reference: {', '.join(quiet)}.")
+    if clear := [each for each in moves if each.is_clear]:
+        lines = [
+            f"- version {each.model_version}, by {each.slice_key}: {each.explanation.sentence}" for each in clear
+        ]
+        parts += ["### What the outcome's moves are made of", "\n".join(lines[:_SHOWN])]
+    if performance := [each for each in found if each.estimates]:
         parts += ["### Performance", _performance(performance)]
-    if attribution and not any(each.breaches for each in attribution):
-        versions = ", ".join(each.model_version for each in attribution)
-        parts.append(f"Attributions of version {versions} are as in the reference.")
     return parts
 
 

@@ -109,7 +109,11 @@ def test_performance_is_that_of_the_last_window_whose_outcomes_are_known(world: 
         assert row["verdict"] in ("pass", "inconclusive")
 
 
-def test_attributions_are_in_the_findings(drifted: list[Row]) -> None:
-    rows = [row for row in drifted if row["measure"] == "attribution" and not row["slice_key"]]
-    assert {(row["model_version"], row["column"]) for row in rows} >= {("1", "features.price"), ("2", "features.age")}
-    assert all(row["n_current"] > 100 for row in rows)
+def test_attributions_relations_and_the_features_together_are_among_the_findings(drifted: list[Row]) -> None:
+    rows = [row for row in drifted if not row["slice_key"]]
+    for family in ("attribution", "relation"):
+        own = {(row["model_version"], row["column"]) for row in rows if row["family"] == family}
+        assert own >= {("1", "features.price"), ("2", "features.age")}
+    assert {row["model_version"] for row in rows if row["measure"] == "two_sample_auc"} == {"1", "2"}
+    relations = [row for row in drifted if row["family"] == "relation"]
+    assert "breach" not in {row["verdict"] for row in relations}, "purchases follow the true prices, drifted or not"

@@ -232,3 +232,27 @@ def test_values_that_only_one_row_has_are_expected_to_be_new_ones() -> None:
     assert unseen.current_value > 0.03
     assert naive.pvalue < 1e-12
     assert unseen.pvalue > 0.01
+
+
+def test_units_of_a_longer_window_have_more_rows_and_no_more_missing_ones() -> None:
+    """A fortnight of a row every other day against a day: 1 % of the rows are missing, whosever they are."""
+    rng, cells, found = np.random.default_rng(12), OrderedCells.of(np.arange(100.0)), []
+    for _ in range(300):
+        values = np.where(rng.random(8_000) < 0.01, np.nan, rng.integers(0, 100, 8_000))
+        fortnight, day = np.repeat(np.arange(1_000), 7), np.arange(1_000)
+        before, now = Profile.of(cells, values[:7_000], fortnight), Profile.of(cells, values[7_000:], day)
+        (missing, *_) = structural_tests(Sides(cells, before, now))
+        found.append(missing.pvalue)
+    # Twice the exact tail times three cells: far below the level.
+    assert np.mean(np.array(found) < 0.05) <= 0.02
+    assert min(found) > 0.001
+
+
+def test_a_sticky_cell_of_units_alike_is_held_against_units() -> None:
+    """Units of which one in 50 always misses a value: a window of half the rows has as many of them."""
+    cells, units = OrderedCells.of(np.arange(100.0)), np.arange(2_000)
+    values = np.where(units % 50 == 0, np.nan, units % 100)
+    before = Profile.of(cells, np.repeat(values, 10), np.repeat(units, 10))
+    now = Profile.of(cells, values, units)
+    (missing, *_) = structural_tests(Sides(cells, before, now))
+    assert missing.pvalue == 1.0
