@@ -39,7 +39,7 @@ from mltrust.stats.bootstrap import jackknife_covariance
 
 MEASURE, COLUMN = "two_sample_auc", "(all)"
 #: Texts beyond the most frequent ones are one category.
-_MAX_VALUES = 100
+_MAX_VALUES = 50
 #: A column of numbers (nan where missing), or of texts (None where missing).
 Column = FloatArray | Sequence[str | None]
 
@@ -93,7 +93,7 @@ def two_sample(columns: Sequence[Column], is_current: NDArray[np.bool_], units: 
         if len(np.unique(is_current[learnt])) < 2 or not scored.any():
             return undefined
         with threadpool_limits(1):  # on a busy machine its threads wait for one another
-            model = _classifier(is_category).fit(inputs[learnt], is_current[learnt], _balanced(is_current[learnt]))
+            model = _classifier(is_category).fit(inputs[learnt], is_current[learnt])
             score[scored] = model.decision_function(inputs[scored])
     aucs = [aucs_without(score[own], is_current[own], bucket[own]) for own in (half, ~half)]
     auc, std_error = _combined(aucs)
@@ -109,16 +109,11 @@ def _classifier(is_category: list[bool]) -> HistGradientBoostingClassifier:
         max_leaf_nodes=8,
         min_samples_leaf=20,
         l2_regularization=1.0,
+        max_bins=64,
         early_stopping=False,
         categorical_features=is_category,
         random_state=0,
     )
-
-
-def _balanced(is_current: NDArray[np.bool_]) -> FloatArray:
-    """Weights that give both sides the same total."""
-    share = float(is_current.mean())
-    return np.where(is_current, 0.5 / share, 0.5 / (1 - share))
 
 
 def _encoded(columns: Sequence[Column]) -> tuple[FloatArray, list[bool]]:
