@@ -123,7 +123,7 @@ def scores(work: Work, made: ReplaySet) -> tuple[Work, DataFrame]:
     whole = replays.joined(mine, rows)
     if (n := whole.count()) != made.n_rows:
         raise DataError(
-            f"{ROWS} holds {n:,} of the {made.n_rows:,} rows of {replay.set_id!r}; run replay_traffic again"
+            f"{ROWS} holds {n:,} of the {made.n_rows:,} rows of {replay.set_id!r}; export and replay it again"
         )
     return work, whole
 

@@ -95,10 +95,10 @@ def one(spark: SparkSession, path: str, name: str, model: ClassifierMixin, data:
     task = Task((scorer(CHAMPION, name),))
     identity = plain.select(*FEATURES).mapInArrow(lambda batches: batches, plain.select(*FEATURES).schema)
     return Timed(
-        ours=seconds(written(scored(rows_of(spark, path), task, ["id"])), 3),
-        udf=seconds(written(plain.select("id", predict(F.struct(*FEATURES)))), 3),
-        identity=seconds(written(identity), 3),
-        in_process=seconds(lambda: [model.predict_proba(part) for part in chunks(data)], 2),
+        ours=seconds(written(scored(rows_of(spark, path), task, ["id"]))),
+        udf=seconds(written(plain.select("id", predict(F.struct(*FEATURES))))),
+        identity=seconds(written(identity)),
+        in_process=seconds(lambda: [model.predict_proba(part) for part in chunks(data)]),
     )
 
 
@@ -123,7 +123,7 @@ def ten(spark: SparkSession, path: str, name: str) -> tuple[float, float]:
     missing = [{feature: F.lit(float("nan"))} for feature in FEATURES[:4]]
     scaled = [{feature: F.col(feature) * 10} for feature in FEATURES[4:8]]
     columns = [predict(struct(change)).alias(f"c{at}") for at, change in enumerate([{}, {}, *missing, *scaled])]
-    return seconds(ours, 2), seconds(written(plain.select("id", *columns)), 2)
+    return seconds(ours), seconds(written(plain.select("id", *columns)))
 
 
 def main(n: int) -> int:
