@@ -7,7 +7,7 @@ export PYTHONWARNINGS ?= ignore::DeprecationWarning
 PYTEST := PYTHONWARNINGS= $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit test-slow test-all check format bench calibrate ui dist clean java
+.PHONY: help env demo test test-unit test-slow test-all check format bench calibrate bench-drift calibrate-drift ui dist clean java
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -56,6 +56,12 @@ format: $(READY) ## Formats the code
 
 bench: java $(READY) ## Benchmarks, side by side in one run
 	$(BIN)/python -m tests.bench
+
+bench-drift: $(READY) ## Alarms of drift on the data of MLTRUST_DATA, into docs/drift-benchmarks.md
+	$(BIN)/python -m tests.bench.drift
+
+calibrate-drift: $(READY) ## How often the tests of drift err, by simulation, into docs/drift-calibration.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.calibration.drift
 
 calibrate: $(READY) ## How often every test errs, by simulation, into docs/calibration.md (up to 2 hours)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.calibration $(OPTIONS)

@@ -15,6 +15,7 @@ from mltrust.drift.noise import (
     homogeneity,
     hypergeometric_tail,
     location_test,
+    mixture_tail,
     pooled_ordered,
     pooled_unordered,
     shape_test,
@@ -136,6 +137,22 @@ def test_rows_of_one_unit_do_not_make_an_alarm(sticky: bool) -> None:
     assert (pvalues <= 0.5).sum() >= 45
     naive = np.array([stats.chi2.sf(test.statistic, 4) for test in found])
     assert (naive <= 0.05).mean() > 0.3
+
+
+def test_the_law_of_clustered_rows_is_f_for_one_weight_and_chi_square_for_many_groups() -> None:
+    for x in (4.0, 11.0, 30.0):
+        # The saddlepoint is 4 % above the tail of one weight, and nearer to that of more.
+        assert mixture_tail(2 * x, np.array([2.0]), 63) == pytest.approx(stats.f.sf(x, 1, 63), rel=0.06)
+        assert mixture_tail(3 * x, np.full(4, 3.0), 10**9) == pytest.approx(stats.chi2.sf(x, 4), rel=0.06)
+    assert mixture_tail(9.0, np.full(9, 1.0), 63) == pytest.approx(stats.f.sf(1, 9, 63), rel=0.05)
+
+
+def test_far_out_the_largest_weight_decides() -> None:
+    rng, weights = np.random.default_rng(6), np.array([10.0, 1, 1, 1, 1])
+    drawn = rng.chisquare(1, (400_000, 5)) @ weights
+    # 400 of 400,000 draws lie beyond, which is known to 5 %.
+    beyond = float(np.quantile(drawn, 0.999))
+    assert mixture_tail(beyond, weights, 10**9) == pytest.approx(0.001, rel=0.2)
 
 
 def test_a_candidate_that_answers_the_same_requests_alike_has_not_drifted() -> None:
