@@ -300,9 +300,9 @@ def _clustered(sides: Sides, groups: list[list[int]]) -> Homogeneity:
     weights = _eigenvalues(a, b)
     if not (total := float(weights.sum())) > 0:
         return Homogeneity(plain.statistic, plain.df, nan, nan)
-    groups = int(((a.sum(axis=0) + b.sum(axis=0)) > 0).sum())
+    n_buckets = int(((a.sum(axis=0) + b.sum(axis=0)) > 0).sum())
     df = total * total / float((weights * weights).sum())
-    pvalue = mixture_tail(plain.statistic, weights, groups - 1)
+    pvalue = mixture_tail(plain.statistic, weights, n_buckets - 1)
     return Homogeneity(plain.statistic, df, total / plain.df, pvalue)
 
 
@@ -339,15 +339,16 @@ def _scaled(without: FloatArray, shares: FloatArray) -> FloatArray:
     """Deviations (k, 64) of the shares without each group, over the root of the shares; 0 of an empty cell."""
     deviations = without - without.mean(axis=1, keepdims=True)
     root = np.sqrt(shares)[:, np.newaxis]
-    return np.divide(deviations, root, out=np.zeros_like(deviations), where=root > 0)
+    scaled: FloatArray = np.divide(deviations, root, out=np.zeros_like(deviations), where=root > 0)
+    return scaled
 
 
 def mixture_tail(x: float, weights: FloatArray, df: int) -> float:
     """P(sum of weights·chi-square of 1 > x·(chi-square of df)/df), by the saddlepoint.
 
-    The tail of X² where the weights are known from `df` + 1 groups: F for one of them. On one chi-square of the same
-    mean and variance (Satterthwaite) a cell that units have all their rows in rejects 0.3 to 0.4 % at 0.1 %, as far
-    out the largest weight alone decides.
+    The tail of X² where the weights are known from `df` + 1 groups: exactly F for one of them. On one chi-square of
+    the same mean and variance (Satterthwaite) a cell that units have all their rows in rejects 0.3 to 0.4 % at
+    0.1 %, as far out the largest weight alone decides.
 
     References
     ----------
@@ -355,6 +356,8 @@ def mixture_tail(x: float, weights: FloatArray, df: int) -> float:
     86, 929-935, eq. 3.
     """
     positive = weights[weights > 0]
+    if len(positive) == 1:
+        return float(special.fdtrc(1, df, x / positive[0]))
 
     def slope(t: float) -> float:
         return float((positive / (1 - 2 * positive * t)).sum()) - x / (1 + 2 * x * t / df)

@@ -177,8 +177,9 @@ _INTRODUCTION = """# Drift on real data
 
 Alarms on the US census of Massachusetts, 2015 to 2018, with the probability of employment that a model gives each
 person (NannyML's dataset, Apache-2.0): 17 columns, overall and in the slices of SEX and RAC1P, every row a unit.
-`MLTRUST_DATA=... make bench-drift` writes this page; `n` windows have run of each line. References are random halves
-of 2015, a new one for every window, and windows are drawn from the other half; seeds are fixed."""
+`MLTRUST_DATA=... make bench-drift` writes this page, of as many windows (`n`) as have run of each line: a table
+without lines has not run. References are random halves of 2015, a new one for every window, which is drawn from the
+other half; seeds are fixed."""
 
 
 def _clean(found: Mapping[str, Sequence]) -> str:
@@ -237,7 +238,9 @@ def _share(count: int, n: int) -> str:
 
 
 def _of_fault(rows: Sequence) -> str:
-    own, other = (sum(each) for each in zip(*rows, strict=True)) if rows else (0, 0)
+    if not rows:
+        return "not run"
+    own, other = (sum(each) for each in zip(*rows, strict=True))
     return f"{own} / {other} of {len(rows)}"
 
 

@@ -46,6 +46,11 @@ SHARES: Mapping[str, Callable[[int], FloatArray]] = {
 }
 #: Fewer draws with a test than this share say more of which draws had one than of the test.
 FEW = 0.05
+#: What misses its band because counts are discrete, beside two equal cells.
+LATTICES = {
+    "shape/equal/20/50/50": " Mostly one cell with 10 to 12 rows on both sides together is left beside all others: 8 "
+    "of 10 on one side, a chance of 11 %, have a p-value below 5 %. An alarm needs 100 rows."
+}
 _BLOCK = 10_000
 _TEN = UnorderedCells(tuple("abcdefghij"))
 
@@ -259,10 +264,17 @@ Rows = Sequence[tuple[list[str], Tally]]
 
 
 def outside(tally: Tally) -> bool:
-    """Whether a promised rate is not in its band."""
+    """Whether a promised rate is not in its band, which of fewer draws is as much wider as chance is."""
     if tally.tested < FEW * tally.draws:
         return False
-    return any(not low <= rate <= high for rate, (low, high) in zip(tally.rates(), BANDS, strict=True))
+    for count, (low, high) in zip(tally.rejected, BANDS, strict=True):
+        n, full = tally.tested, tally.tested >= DRAWS / 2
+        least, most = (
+            (low * n, high * n) if full else (stats.binom.ppf(0.0005, n, low), stats.binom.ppf(0.9995, n, high))
+        )
+        if not least <= count <= most:
+            return True
+    return False
 
 
 def lattice(n: int, m: int) -> float:
@@ -289,7 +301,7 @@ def _introduction(rows: Rows) -> str:
     return f"""# Calibration of drift
 
 How often the tests of drift reject where nothing drifted, by simulation with fixed seeds: `make calibrate-drift` \
-writes this page.
+writes this page.{_short(rows)}
 
 ## Shape
 
@@ -303,7 +315,19 @@ which.
 {len(tested) - len(missed)} of {len(tested)} pairs of rates are within{"." if not missed else "; not:"}{named}"""
 
 
+def _short(rows: Rows) -> str:
+    most = max((each.draws for _, each in rows), default=0)
+    if most >= DRAWS:
+        return ""
+    return (
+        f" **This page is a short run** of {most:,} draws instead of {DRAWS:,} (`python -m tests.calibration.drift "
+        f"--scale {most / DRAWS:g} --write`): bands are widened to what 99.9 % of counts of so few draws are."
+    )
+
+
 def _lattice_note(law: str, k: int, n: int, m: int) -> str:
+    if f"shape/{law}/{k}/{n}/{m}" in LATTICES:
+        return LATTICES[f"shape/{law}/{k}/{n}/{m}"]
     if law != "equal" or k != 2:
         return ""
     return (
@@ -384,14 +408,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.calibration.drift", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="times the number of draws (1: as promised)")
     parser.add_argument("--page-only", action="store_true", help="write the page from what has run")
+    parser.add_argument("--write", action="store_true", help="write the page whatever the scale")
     given = parser.parse_args(arguments)
     found = results(given.scale, run=not given.page_only)
-    if given.scale == 1:
+    if given.scale == 1 or given.write:
         PAGE.write_text(page(found))
     else:
         print(page(found))
     tallies = {name: Tally(*each) for name, each in found.items() if name.startswith("shape/")}  # type: ignore[misc]
-    broken = [name for name, each in tallies.items() if outside(each) and not name.startswith("shape/equal/2/")]
+    broken = [
+        name
+        for name, each in tallies.items()
+        if outside(each) and not name.startswith("shape/equal/2/") and name not in LATTICES
+    ]
     for name in broken:
         print(f"promise broken: {name} {tallies[name].rates()}", file=sys.stderr)
     return 4 if broken else 0
