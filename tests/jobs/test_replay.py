@@ -43,12 +43,12 @@ def key() -> None:
 
 
 def table(world: World, name: str, replay_id: str) -> pd.DataFrame:
+    """The rows of a replay in the order of their keys; arrays as tuples, so that they can be compared."""
     rows = cast(pd.DataFrame, DeltaTable(world.lake().path(name)).to_pandas())
-    return (
-        rows[rows["replay_id"] == replay_id]
-        .sort_values([each for each in KEY if each in rows])
-        .reset_index(drop=True)
-    )
+    rows = rows[rows["replay_id"] == replay_id].reset_index(drop=True)
+    for column in (each for each in rows if str(each).endswith(("_tried", "_failed"))):
+        rows[column] = rows[column].map(lambda each: each if each is None else tuple(each))
+    return rows.sort_values(KEY, ignore_index=True) if "request_id" in rows else rows
 
 
 def with_replay(conf: Conf, **changes: object) -> Conf:
@@ -120,8 +120,10 @@ def test_every_row_of_the_champion_is_given_again_bit_for_bit(replayed: World) -
 
 
 def test_the_good_candidate_is_not_refused_and_the_overfit_one_is_with_its_feature_named(replayed: World) -> None:
-    # So few units need not show every slice to be no worse.
-    assert replayed.exits["better_ranker"] in (Exit.PASS, Exit.INCONCLUSIVE)
+    # Models of 500 units: the candidate is better in the demo, here it need only behave.
+    found = table(replayed, "replay_findings", "better_ranker")
+    wrong = found[found["decides"] & (found["verdict"] == "breach")]
+    assert set(wrong["measure"]) <= {"squared_error_change"}
     assert replayed.exits["overfit_ranker"] == Exit.BREACH
     run = newest_run(replayed, "replay_traffic overfit_ranker")
     assert run.data.tags["mlflow.note.content"].startswith(
@@ -205,11 +207,11 @@ def test_rare_slices_are_drawn_more_often_and_weigh_less(exported: World) -> Non
     sizes = found.groupby("stratum").size()
     assert set(sizes.index) == {"(hard)", "desktop", "mobile", "tablet"}
     # Poisson sampling: within five standard deviations of 250.
-    assert (sizes[["desktop", "tablet"]].sub(250).abs() < 5 * 250**0.5).all() or sizes["tablet"] > 170
+    assert (sizes[["desktop", "tablet"]].sub(250).abs() < 5 * 250**0.5).all()
     hard = whole[(whole["prediction_score"] - 0.5).abs() <= 0.02]
     assert set(found[found["stratum"] == "(hard)"]["request_id"]) == set(hard["request_id"])
     assert set(found[found["stratum"] == "(hard)"]["weight"]) == {1.0}
-    # The weights add up to the traffic: 600 rows estimate it with a standard error of some 4 %.
+    # The weights add up to the traffic, which so few rows estimate with a standard error of some 4 %.
     assert found["weight"].sum() == pytest.approx(len(whole), rel=0.2)
 
 
