@@ -40,8 +40,10 @@ setup(
         # A service needs no more than these; the package itself comes with --no-deps (docs/client.md).
         "kafka": ["confluent-kafka>=2.6,<3"],
         "serve": ["mlflow>=3.4,<4"],
+        "notify": ["apprise>=1.9"],
         "notebooks": ["deltalake>=1.1", "ipykernel>=6.29", "nbclient>=0.10"],
         "dev": [
+            "apprise>=1.9",
             "confluent-kafka>=2.6,<3",
             "deltalake>=1.1",
             "grpcio-tools>=1.66",  # protoc, against which the made .proto is tested

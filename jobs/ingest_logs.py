@@ -7,6 +7,8 @@ from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from mltrust import runtime
 from mltrust.conf import Conf
@@ -21,21 +23,30 @@ KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
 TABLES = (*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "ingest_batches")
 
 
-def run(spark: SparkSession, conf: Conf, as_of: datetime, *, once: bool = True) -> Exit:
+def run(
+    spark: SparkSession,
+    conf: Conf,
+    as_of: datetime,
+    *,
+    once: bool = True,
+    continuous: bool = False,
+    trigger: str = "5",
+) -> Exit:
     """Ingests every landing file that was not read yet; breach above the conf's max_reject_share.
 
-    `once` is the only way so far: take what is there and end.
+    `once`, the default, takes what is there and ends, `continuous` goes on until it is stopped.
     """
     lake = runtime.lakehouse(spark, conf)
     lake.ensure(*TABLES)
-    started = datetime.now(UTC)
+    began = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
-        found = [ingest_table(spark, conf, table) for table in KINDS]
-        if not any(found):
+        if continuous:
+            runtime.until_stopped(started(spark, conf, runtime.parse_seconds("--trigger", trigger)))
+        elif not sum(ingest_table(spark, conf, table) for table in KINDS):  # of every kind, so no any()
             raise DataError(
                 f"no landing folder: expected files in {conf.settings.landing_folder(conf.log, 'records')}"
             )
-        entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(started)).collect()
+        entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(began)).collect()
         books = [row.asDict() for row in entered]
         summary = describe(books, conf.settings.ingest.max_reject_share)
         tracked.run.metrics(summary.metrics)
@@ -46,22 +57,34 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, *, once: bool = True) 
 def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new in the table's landing folder; whether there is such a folder."""
     folder = conf.settings.landing_folder(conf.log, KINDS[table])
-    checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
     if not logs.is_there(spark, folder):
         log.info("%s: no landing folder %s", table, folder)
         return False
     try:
-        query = (
-            logs.arrivals(spark, folder, conf.settings.ingest.max_files_per_batch)
-            .writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table))
-            .option("checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}")
-            .trigger(availableNow=True)
-            .start()
-        )
-        query.awaitTermination()
+        arriving(spark, conf, table, folder).trigger(availableNow=True).start().awaitTermination()
     except Exception as error:
         raise logs.operators_mistake(error, folder) or error from None
     return True
+
+
+def started(spark: SparkSession, conf: Conf, seconds: float) -> list[StreamingQuery]:
+    """The queries that take files in as they arrive, one per kind; landing folders that are missing are made."""
+    found = []
+    for table in KINDS:
+        folder = conf.settings.landing_folder(conf.log, KINDS[table])
+        logs.made(spark, folder)
+        query = arriving(spark, conf, table, folder).queryName(f"ingest {table}")
+        found.append(query.trigger(processingTime=f"{seconds:g} seconds").start())
+    return found
+
+
+def arriving(spark: SparkSession, conf: Conf, table: str, folder: str) -> DataStreamWriter:
+    """The query of a landing folder, not started yet. Its checkpoint is the same however it is triggered."""
+    checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
+    files = logs.arrivals(spark, folder, conf.settings.ingest.max_files_per_batch)
+    return files.writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table)).option(
+        "checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}"
+    )
 
 
 def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, table: str) -> None:
@@ -89,8 +112,12 @@ def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, table: str) -> 
 
 def main() -> int:
     """The job as a program; its exit code."""
-    flags = {"--once": "take what is there and end (the default)"}
-    return runtime.main(run, job="ingest_logs", description=__doc__, flags=flags)
+    flags = {
+        "--once": "take what is there and end (the default)",
+        "--continuous": "go on until stopped (SIGTERM or Ctrl-C)",
+    }
+    options = {"--trigger": "seconds between two batches of --continuous (5)"}
+    return runtime.main(run, job="ingest_logs", description=__doc__, flags=flags, options=options)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,22 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
+from functools import partial
 from importlib import resources
+from math import inf, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
 
 from mltrust import conf as confs
 from mltrust.conf import Conf, Settings
@@ -261,6 +266,59 @@ def parse_as_of(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def parse_moment(option: str, text: str) -> datetime:
+    """The UTC time in ISO 8601 that `text` names; ConfError for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfError(f"{option} {text}: expected a time, as 2026-11-23T10:30Z") from None
+    if moment.tzinfo is None:
+        raise ConfError(f"{option} {text}: expected a time with its offset, as 2026-11-23T10:30Z")
+    return moment.astimezone(UTC)
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """A positive number of seconds; ConfError for anything else."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 < seconds < inf:
+        raise ConfError(f"{option} {text}: expected a number of seconds above 0")
+    return seconds
+
+
+def every(spark: SparkSession, seconds: float, work: Callable[[DataFrame, int], None], name: str) -> StreamingQuery:
+    """A query that does some work again and again, whether or not anything arrives: silence must be seen too.
+
+    It keeps nothing: what the work has to know of its past it reads from its tables.
+    """
+    ticks = spark.readStream.format("rate").option("rowsPerSecond", 1).load()
+    query = ticks.writeStream.queryName(name).foreachBatch(work)
+    return query.trigger(processingTime=f"{seconds:g} seconds").start()
+
+
+def until_stopped(queries: Sequence[StreamingQuery]) -> None:
+    """Waits until the process is told to stop (SIGTERM, Ctrl-C) or a query fails, and ends them after their batch."""
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not stopped.wait(1) and all(query.isActive for query in queries):
+            pass
+        for query in queries:
+            if (error := query.exception()) is not None:
+                raise error
+    finally:
+        for query in queries:
+            query.stop()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 _COMMON = ("config", "env", "as_of")
 
 
@@ -290,17 +348,21 @@ def main(
     argv: Sequence[str] | None = None,
     flags: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
+    any_moment: bool = False,
 ) -> int:
     """Runs a job as a program: arguments, conf, session, exit code. An operator's mistake is one message and 2.
 
-    A flag or an option (with a value) that is given is given to `run` too, as a keyword.
+    A flag or an option (with a value) that is given is given to `run` too, as a keyword. With `any_moment` as_of is
+    any time, by default now.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     log.setLevel(logging.INFO)
     given = _arguments(job, description, argv, flags or {}, options or {})
     try:
-        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        as_of = midnight if given.as_of is None else parse_as_of(given.as_of)
+        now = datetime.now(UTC)
+        default = now if any_moment else now.replace(hour=0, minute=0, second=0, microsecond=0)
+        parse = partial(parse_moment, "--as-of") if any_moment else parse_as_of
+        as_of = default if given.as_of is None else parse(given.as_of)
         conf = confs.load(given.config, given.env)
         told = {name: value for name, value in vars(given).items() if name not in _COMMON}
         exit_code = run(session(conf.settings, job), conf, as_of, **told)

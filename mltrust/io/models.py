@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 
 from mltrust.contract import Contract
-from mltrust.errors import ConfError
+from mltrust.errors import ConfError, DataError
 from mltrust.replay import plan
 from mltrust.replay.spec import Replay
 
@@ -72,6 +72,46 @@ def inputs(name: str, version: str) -> dict[str, str]:
     """The inputs of a registered model and their types, in the order of its signature."""
     signature = mlflow.models.get_model_info(f"models:/{name}/{version}").signature
     return {str(each.name): str(each.type.name) for each in signature.inputs.inputs}
+
+
+class Named(NamedTuple):
+    """What the registry says of a model: the version that an alias names, all versions, and a person's veto."""
+
+    alias_version: str | None
+    versions: frozenset[str]
+    hold: str | None
+
+
+#: A tag of a registered model with which a person keeps rules from acting; its text says why.
+HOLD_TAG = "mltrust.hold"
+
+
+def named(name: str, alias: str) -> Named:
+    """The versions of a registered model; none and no alias where the registry does not know it."""
+    client = mlflow.MlflowClient()
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return Named(None, frozenset(), None)
+        raise
+    versions = client.search_model_versions(f"name = '{name}'")
+    version = model.aliases.get(alias)
+    hold = model.tags.get(HOLD_TAG)
+    return Named(None if version is None else str(version), frozenset(str(each.version) for each in versions), hold)
+
+
+def move_alias(name: str, alias: str, *, expected: str, to: str) -> None:
+    """Points the alias from the expected version to another; DataError where it names neither.
+
+    Done again it changes nothing.
+    """
+    now = named(name, alias).alias_version
+    if now == to:
+        return
+    if now != expected:
+        raise DataError(f"models:/{name}@{alias} is version {now}, expected {expected}: somebody moved it")
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, to)
 
 
 def _signature(example: pd.DataFrame, *, n_classes: int) -> ModelSignature:

@@ -255,28 +255,64 @@ _LATER = (
         logged DOUBLE, ulps BIGINT, {_scores("champion")}, {_scores("candidate")}""",
         "replay_id",
     ),
+)
+_MONITOR = "monitor_id STRING NOT NULL"
+_JUDGED = "value DOUBLE, expected DOUBLE, low DOUBLE, high DOUBLE, score DOUBLE"
+_MONITORING = (
     _result(
         "monitor_series",
-        ("model_name", "model_version", "arm", "metric", "slice_key", "slice_value", "bucket_start"),
-        f"""{_MODEL}, arm STRING NOT NULL, metric STRING NOT NULL, {_SLICE}, bucket_start TIMESTAMP NOT NULL,
-        n_requests BIGINT NOT NULL, value DOUBLE, std_error DOUBLE""",
-        "model_name",
+        ("monitor_id", "model_name", "model_version", "arm", "metric", "slice_key", "slice_value", "bucket_start"),
+        f"""{_MONITOR}, {_MODEL}, arm STRING NOT NULL, metric STRING NOT NULL, {_SLICE},
+        bucket_start TIMESTAMP NOT NULL, n_requests BIGINT NOT NULL, value DOUBLE, std_error DOUBLE""",
+        "monitor_id",
+    ),
+    _result(
+        "monitor_findings",
+        (
+            "monitor_id",
+            "model_name",
+            "model_version",
+            "arm",
+            "metric",
+            "slice_key",
+            "slice_value",
+            "detector",
+            "bucket_start",
+        ),
+        f"""{_MONITOR}, {_MODEL}, arm STRING NOT NULL, metric STRING NOT NULL, {_SLICE}, detector STRING NOT NULL,
+        bucket_start TIMESTAMP NOT NULL, judged_at TIMESTAMP NOT NULL, severity STRING NOT NULL,
+        n_requests BIGINT NOT NULL, {_JUDGED}, pvalue DOUBLE, threshold DOUBLE, excess DOUBLE, noise DOUBLE,
+        blamed_version STRING NOT NULL, reason STRING NOT NULL""",
+        "monitor_id",
     ),
     _result(
         "incidents",
-        ("incident_id", "revision"),
-        f"""incident_id STRING NOT NULL, revision BIGINT NOT NULL, {_MODEL}, {_SLICE}, metric STRING NOT NULL,
-        state STRING NOT NULL, severity STRING NOT NULL, opened_at TIMESTAMP NOT NULL, recovered_at TIMESTAMP,
-        value DOUBLE, threshold DOUBLE, contributors STRING, reason STRING NOT NULL""",
-        "model_name",
+        ("monitor_id", "incident_id", "revision"),
+        f"""{_MONITOR}, incident_id STRING NOT NULL, revision BIGINT NOT NULL, {_MODEL},
+        blamed_version STRING NOT NULL, arm STRING NOT NULL, metric STRING NOT NULL, {_SLICE},
+        detector STRING NOT NULL, state STRING NOT NULL, severity STRING NOT NULL, opened_at TIMESTAMP NOT NULL,
+        seen_until TIMESTAMP NOT NULL, recovered_at TIMESTAMP, changed_at TIMESTAMP NOT NULL,
+        n_buckets BIGINT NOT NULL, n_findings BIGINT NOT NULL, {_JUDGED}, contributors STRING NOT NULL,
+        notify BOOLEAN NOT NULL, reason STRING NOT NULL""",
+        "monitor_id",
     ),
     _result(
         "decisions",
-        ("decision_id", "revision"),
-        f"""decision_id STRING NOT NULL, revision BIGINT NOT NULL, incident_id STRING, {_MODEL},
-        rollback_rule STRING NOT NULL, action STRING NOT NULL, state STRING NOT NULL, dry_run BOOLEAN NOT NULL,
-        decided_at TIMESTAMP NOT NULL, reason STRING NOT NULL""",
-        "model_name",
+        ("monitor_id", "decision_id", "revision"),
+        f"""{_MONITOR}, decision_id STRING NOT NULL, revision BIGINT NOT NULL, incident_id STRING, {_MODEL},
+        rollback_rule STRING NOT NULL, action STRING NOT NULL, alias STRING NOT NULL, from_version STRING,
+        to_version STRING, state STRING NOT NULL, dry_run BOOLEAN NOT NULL, decided_at TIMESTAMP NOT NULL,
+        reason STRING NOT NULL""",
+        "monitor_id",
+    ),
+    _result(
+        "notifications",
+        ("monitor_id", "notice_id", "revision"),
+        f"""{_MONITOR}, notice_id STRING NOT NULL, revision BIGINT NOT NULL, target STRING NOT NULL,
+        model_name STRING NOT NULL, state STRING NOT NULL, attempts BIGINT NOT NULL, payload STRING NOT NULL,
+        queued_at TIMESTAMP NOT NULL, changed_at TIMESTAMP NOT NULL, next_attempt_at TIMESTAMP NOT NULL,
+        reason STRING NOT NULL""",
+        "monitor_id",
     ),
 )
 _FIXED = (
@@ -317,6 +353,7 @@ _FIXED = (
     _ERASURES,
     _MAINTENANCE,
     *_LATER,
+    *_MONITORING,
 )
 
 

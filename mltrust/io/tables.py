@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,11 +126,15 @@ class Lakehouse:
 
     def _commits(self, name: str, wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
         """Versions and userMetadata of the commits that carry the `wanted` entries, the newest first."""
-        history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}").select("version", "userMetadata")
-        for row in history.where("userMetadata IS NOT NULL").collect():
-            found = json.loads(row["userMetadata"])
-            if isinstance(found, dict) and wanted.items() <= found.items():
-                yield row["version"], found
+        seen: set[int] = set()
+        # A table that is written every few seconds has a long history, and its newest commits are the wanted ones.
+        for limit in (" LIMIT 20", ""):
+            history = self.spark.sql(f"DESCRIBE HISTORY {self._sql_name(name)}{limit}")
+            for row in history.where("userMetadata IS NOT NULL").select("version", "userMetadata").collect():
+                found = json.loads(row["userMetadata"])
+                if row["version"] not in seen and isinstance(found, dict) and wanted.items() <= found.items():
+                    seen.add(row["version"])
+                    yield row["version"], found
 
     def read(self, name: str, version: int | None = None, where: Mapping[str, str] | None = None) -> DataFrame:
         """A table at a version (None: its newest), of it the rows with the given values."""
@@ -212,17 +216,22 @@ class Lakehouse:
         metadata: Mapping[str, object] | None = None,
         days: Sequence[date] | None = None,
         ranges: Sequence[Mapping[str, str]] = (),
+        among: Mapping[str, Sequence[str]] | None = None,
+        within: Mapping[str, Sequence[tuple[datetime, datetime]]] | None = None,
     ) -> None:
         """Overwrites exactly the rows for which every column of `where` has the given text or timestamp.
 
         With `days`, of these only the rows whose `day` is one of them; with `ranges`, those that also match any of
-        these.
+        these; with `among` those in which every column has one of the texts, with `within` those in which every time
+        lies in one of the ranges [start, end).
         """
         conditions = [_equal(where)] if where else []
         if days is not None:
             conditions.append(_is_one_of("day", days))
         if ranges:
             conditions.append(f"({' OR '.join(f'({_equal(each)})' for each in ranges)})")
+        conditions += [_is_one_of(column, values) for column, values in (among or {}).items()]
+        conditions += [_lies_in(column, spans) for column, spans in (within or {}).items()]
         condition = " AND ".join(conditions)
         writer = (
             self.conform(rows, name)
@@ -306,6 +315,16 @@ def _equal(values: Mapping[str, str]) -> str:
 def _is_one_of(column: str, values: Sequence[date | str]) -> str:
     listed = (f"DATE {literal(each.isoformat())}" if isinstance(each, date) else literal(each) for each in values)
     return f"{quoted(column)} IN ({', '.join(listed)})"
+
+
+def _lies_in(column: str, ranges: Sequence[tuple[datetime, datetime]]) -> str:
+    name = quoted(column)
+    ends = ((_moment(start), _moment(end)) for start, end in ranges)
+    return "(" + " OR ".join(f"({name} >= {start} AND {name} < {end})" for start, end in ends) + ")"
+
+
+def _moment(at: datetime) -> str:
+    return f"TIMESTAMP {literal(at.astimezone(UTC).isoformat())}"
 
 
 # Commits that change no row, beside appending ones.

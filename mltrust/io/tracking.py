@@ -51,11 +51,12 @@ class Run:
         return max(0, len(defined) - MAX_METRICS)
 
     def series(self, values: Mapping[str, Sequence[tuple[datetime, float]]]) -> None:
-        """Metrics over time: at the time of each value, in steps of their order."""
+        """Logs series as metrics with a step and a time per bucket, the first MAX_METRICS of them."""
         metrics = [
-            Metric(metric_name(name), value, int(at.timestamp() * 1000), step)
-            for name, points in values.items()
-            for step, (at, value) in enumerate(points)
+            Metric(metric_name(name), value, round(at.timestamp() * 1000), round(at.timestamp()))
+            for name, points in list(values.items())[:MAX_METRICS]
+            for at, value in points
+            if not isnan(value)
         ]
         for first in range(0, len(metrics), _MAX_BATCH):
             mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics[first : first + _MAX_BATCH])

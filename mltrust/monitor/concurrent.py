@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.detectors import Scored, Sight, detector
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Arms, Detection, Direction
@@ -108,10 +109,6 @@ def label_of(key: SeriesKey, arms: Arms) -> str:
     if arms.by == "experiment":
         return key.arm
     return "" if key.arm or key.model_version == EVERY_VERSION else key.model_version
-
-
-#: The version of series over all versions.
-EVERY_VERSION = "(all)"
 
 
 def _largest(panel: Panel, arms: Arms, first: int) -> str:

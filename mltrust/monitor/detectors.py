@@ -6,6 +6,7 @@ spend. Conf validation, the split of the budget and the generic law tests pick i
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Sight:
     """The series that a detector judges from bucket `first` on; it may look at no bucket after the one it judges.
 
     `worse` is per series the direction of harm, `arms` what has a concurrent control. `forgotten` (series, buckets)
-    are buckets of known events, which are no history.
+    are buckets of known events, which are no history; `maturing` is per series how long it takes to be known.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Sight:
         arms: Arms | None = None,
         forgotten: np.ndarray | None = None,
         min_requests: int = 30,
+        maturing: tuple[timedelta, ...] | None = None,
     ) -> None:
         self.panel, self.first, self.arms = panel, first, arms
         self.worse: tuple[Direction, ...] = worse if worse else tuple("both" for _ in panel.keys)
         self.forgotten = np.zeros(panel.n.shape, dtype=bool) if forgotten is None else forgotten
+        self.maturing = maturing or (timedelta(),) * len(panel.keys)
         self._min_requests = min_requests
 
     @cached_property

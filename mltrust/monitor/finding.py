@@ -13,11 +13,12 @@ Severity = Literal["warning", "critical"]
 class Finding(NamedTuple):
     """A row of monitor_findings.
 
-    `score` is how far the value lies from what was expected, signed, in standard errors of everything that varies;
-    for a test by evidence it is the normal score of its p-value. `excess` is what the bucket had too much or too
-    little, summed over its requests, and `noise` the standard error that counting alone gives that sum: they add up
-    over buckets, and tell the guilty slice from those that only contain it. Both are nan where they mean nothing.
-    `blamed_version` is the version that served what was found, '' where several did.
+    `judged_at` is the end of the bucket, or, where outcomes had to mature, when they had. `score` is how far the
+    value lies from what was expected, signed, in standard errors of everything that varies; for a test by evidence it
+    is the normal score of its p-value. `excess` is what the bucket had too much or too little, summed over its
+    requests, and `noise` the standard error that counting alone gives that sum: they add up over buckets, and tell
+    the guilty slice from those that only contain it. Both are nan where they mean nothing. `blamed_version` is the
+    version that served what was found, '' where several did.
     """
 
     model_name: str
@@ -28,7 +29,7 @@ class Finding(NamedTuple):
     slice_value: str
     detector: str
     bucket_start: datetime
-    bucket_end: datetime
+    judged_at: datetime
     severity: Severity
     n_requests: int
     value: float

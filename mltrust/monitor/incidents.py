@@ -27,7 +27,8 @@ class Incident(NamedTuple):
 
     Model version, arm, metric, slice and detector are those of the leading contributor: the guilty slice, not the
     ones that contain it. `value`, `expected` and band are of its worst bucket, `score` of the worst finding of all.
-    `seen_until` is the end of the last bucket with a finding, `changed_at` that of the bucket that made the revision.
+    `opened_at` is the start of the bucket in which it was found, `seen_until` the end of the last one with a finding,
+    `changed_at` that of the bucket that made the revision.
     """
 
     incident_id: str
@@ -140,7 +141,7 @@ class _Open:
         self.buckets.add(found.bucket_start)
         self.n_findings += 1
         self.severity = max(self.severity, found.severity, key=_RANK.__getitem__)
-        self.seen_until = max(self.seen_until or found.bucket_end, found.bucket_end)
+        self.seen_until = max(self.seen_until or found.judged_at, found.judged_at)
 
     def absorb(self, other: "_Open") -> None:
         for series, evidence in other.by_series.items():
@@ -165,9 +166,9 @@ def incidents(findings: Iterable[Finding], policy: IncidentPolicy, *, bucket: ti
 
     An incident has recovered once `recover_after` buckets after its last finding were judged.
     """
-    book = _Book(policy, policy.recover_after * bucket)
-    judged = sorted((each for each in findings if each.bucket_end <= upto), key=_by_end)
-    for end, rows in groupby(judged, key=lambda found: found.bucket_end):
+    book = _Book(policy, bucket)
+    judged = sorted((each for each in findings if each.judged_at <= upto), key=_by_end)
+    for end, rows in groupby(judged, key=lambda found: found.judged_at):
         book.recover(before=end)
         book.take(list(rows), end)
     book.recover(before=upto + bucket)
@@ -175,14 +176,14 @@ def incidents(findings: Iterable[Finding], policy: IncidentPolicy, *, bucket: ti
 
 
 def _by_end(found: Finding) -> tuple[object, ...]:
-    return (found.bucket_end, *found.series, found.detector)
+    return (found.judged_at, *found.series, found.detector)
 
 
 class _Book:
     """The open incidents and all revisions so far."""
 
-    def __init__(self, policy: IncidentPolicy, quiet: timedelta) -> None:
-        self._policy, self._quiet = policy, quiet
+    def __init__(self, policy: IncidentPolicy, bucket: timedelta) -> None:
+        self._policy, self._bucket, self._quiet = policy, bucket, policy.recover_after * bucket
         self._open: list[_Open] = []
         self.revisions: list[Incident] = []
 
@@ -205,7 +206,7 @@ class _Book:
                 for other in others:
                     self._merge(other, home, at)
             else:
-                home = _Open(_incident_id(group), group[0].bucket_start)
+                home = _Open(_incident_id(group), at - self._bucket)
                 self._open.append(home)
             for each in group:
                 home.take(each)
@@ -372,8 +373,28 @@ def current(revisions: Iterable[Incident]) -> list[Incident]:
     return sorted(newest.values(), key=lambda each: (each.opened_at, each.incident_id))
 
 
+def vanished(known: Iterable[Incident], told: Told, at: datetime) -> list[Incident]:
+    """Last revisions of incidents that were open and are not found any more, as what was judged turned out otherwise.
+
+    It happens where a run died before it had written all, and more had arrived when it was done again.
+    """
+    still = {each.incident_id for each in told.revisions}
+    return [
+        each._replace(
+            revision=each.revision + 1,
+            state="recovered",
+            recovered_at=each.seen_until,
+            changed_at=at,
+            notify=True,
+            reason="not found again with what arrived since",
+        )
+        for each in current(known)
+        if each.is_open and each.incident_id not in still
+    ]
+
+
 def replay_from(known: Iterable[Incident], quiet: timedelta) -> datetime | None:
-    """From when findings must be gone through again, so that every incident that is not over is whole.
+    """After when findings must be gone through again, so that every incident that is not over is whole.
 
     The opening of the earliest open incident, or of one that was not over then; None where none is open.
     """

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
-from mltrust.monitor.concurrent import EVERY_VERSION, label_of, pairings
+from mltrust.monitor.cells import EVERY_VERSION
+from mltrust.monitor.concurrent import label_of, pairings
 from mltrust.monitor.detectors import DETECTORS, Detector, Scored, Sight
 from mltrust.monitor.detectors import problems as detector_problems
 from mltrust.monitor.finding import Finding
-from mltrust.monitor.series import Panel
+from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Arms, Detection, Monitor
 
 #: The share of a bucket's requests from which one version is taken to be all of it.
@@ -19,11 +20,15 @@ _ALONE = 0.95
 
 
 class Scan(NamedTuple):
-    """What was found, in order of time, and of how many tests per bucket; `alpha` is the error of one of them."""
+    """What was found, in order of time, of how many tests per bucket; `alpha` is the error of one of them.
+
+    `n_judged` tests of all buckets could be made: 0 says that nothing is known, not that all is well.
+    """
 
     findings: list[Finding]
     n_tests: int
     alpha: float
+    n_judged: int
 
 
 def problems(monitor: Monitor, columns: Collection[str]) -> list[str]:
@@ -44,19 +49,24 @@ class _Look(NamedTuple):
 
 
 def scan(panel: Panel, monitor: Monitor, since: datetime) -> Scan:
-    """Judges the buckets of the panel from `since` on; what lies before is history only."""
+    """Judges the buckets of the panel from `since` on; what lies before is history only.
+
+    A series whose outcomes mature stands in the panel at the buckets in which it was known.
+    """
     first = max(0, panel.index(since))
     looks = [_look(panel, monitor, each, first) for each in detections(monitor)]
     n_tests = sum(_n_tests(panel, look, monitor.series.arms, first) for look in looks if look.detector.spends)
     alpha = monitor.budget / max(1.0, n_tests * monitor.buckets_in_period)
     found: list[Finding] = []
+    n_judged = 0
     if first < panel.n_buckets:
         sights: dict[tuple[object, ...], Sight] = {}  # of the same series residuals are the same
         for look in (each for each in looks if each.rows):
             seen = (tuple(look.rows), look.detection.min_requests)
             sight = sights.setdefault(seen, _sight(panel, monitor, look, first))
-            found += _findings(panel, sight, look, alpha)
-    return Scan(sorted(found, key=_in_time), n_tests, alpha)
+            mine, judged = _findings(panel, sight, look, alpha)
+            found, n_judged = found + mine, n_judged + judged
+    return Scan(sorted(found, key=_in_time), n_tests, alpha, n_judged)
 
 
 def _in_time(found: Finding) -> tuple[object, ...]:
@@ -102,10 +112,11 @@ def _sight(panel: Panel, monitor: Monitor, look: _Look, first: int) -> Sight:
         arms=monitor.series.arms,
         forgotten=_forgotten(own, monitor),
         min_requests=look.detection.min_requests,
+        maturing=tuple(monitor.series.maturing(key.metric) for key in own.keys),
     )
 
 
-def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> list[Finding]:
+def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> tuple[list[Finding], int]:
     scored = look.detector.judge(sight, look.detection, alpha)
     with np.errstate(invalid="ignore"):
         found = (scored.pvalue <= alpha) & (np.abs(scored.score) >= scored.threshold)
@@ -114,7 +125,8 @@ def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> list[Fin
             found &= (harmful == 0) | (np.sign(scored.score) == harmful)
     found &= ~sight.forgotten[:, sight.first :]
     where = zip(*(each.tolist() for each in np.nonzero(found)), strict=True)
-    return [_finding(panel, sight, look, scored, row, at) for row, at in where]
+    findings = [_finding(panel, sight, look, scored, row, at) for row, at in where]
+    return findings, int((~np.isnan(scored.pvalue)).sum())
 
 
 _SIGNS = {"up": 1, "down": -1, "both": 0}
@@ -125,9 +137,11 @@ def _forgotten(panel: Panel, monitor: Monitor) -> np.ndarray:
     found = np.zeros(panel.n.shape, dtype=bool)
     for event in monitor.events:
         rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, str(key.slice))]
-        starts = max(0, panel.index(event.start))
-        ends = max(0, -((panel.start - event.end) // panel.bucket))
-        found[rows, starts:ends] = True
+        for row in rows:
+            later = monitor.series.maturing(panel.keys[row].metric)
+            starts = max(0, panel.index(event.start + later))
+            ends = max(0, -((panel.start - event.end - later) // panel.bucket))
+            found[row, starts:ends] = True
     return found
 
 
@@ -138,8 +152,8 @@ def _finding(panel: Panel, sight: Sight, look: _Look, scored: Scored, row: int, 
     found = Finding(
         *key,
         detector=look.detection.kind,
-        bucket_start=own.time(where),
-        bucket_end=own.time(where + 1),
+        bucket_start=own.time(where) - sight.maturing[row],
+        judged_at=own.time(where + 1),
         severity=look.detection.severity,
         n_requests=int(own.n[row, where]),
         value=float(own.value[row, where]),
@@ -180,7 +194,7 @@ def known_from(rows: Iterable[Finding], monitor: Monitor) -> list[Finding]:
 
 def _in_event(found: Finding, monitor: Monitor) -> bool:
     return any(
-        event.start < found.bucket_end
+        event.start < found.judged_at
         and found.bucket_start < event.end
         and event.concerns(found.metric, str(found.slice))
         for event in monitor.events
@@ -190,3 +204,32 @@ def _in_event(found: Finding, monitor: Monitor) -> bool:
 def merged(*lists: Sequence[Finding]) -> list[Finding]:
     """Findings of several origins in order of time."""
     return sorted((each for rows in lists for each in rows), key=_in_time)
+
+
+class Band(NamedTuple):
+    """A series with what was expected of it, for people to look at; nan where nothing was."""
+
+    times: list[datetime]
+    value: list[float]
+    expected: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def bands_of(panel: Panel, monitor: Monitor, keys: Collection[SeriesKey], n_buckets: int) -> dict[SeriesKey, Band]:
+    """The last buckets of some series, with the seasonal band that a finding has to leave."""
+    rows = [at for at, key in enumerate(panel.keys) if key in keys]
+    if not rows:
+        return {}
+    own, first = panel.rows(rows), max(0, panel.n_buckets - n_buckets)
+    sight = Sight(own, first, forgotten=_forgotten(own, monitor))
+    scored = DETECTORS["seasonal"].judge(sight, Detection("seasonal"), 1e-6)
+    times = [own.time(at) for at in range(first, own.n_buckets)]
+    return {
+        key: Band(
+            [at - monitor.series.maturing(key.metric) for at in times],
+            own.value[row, first:].tolist(),
+            *(each[row].tolist() for each in (scored.expected, scored.low, scored.high)),
+        )
+        for row, key in enumerate(own.keys)
+    }

@@ -37,6 +37,16 @@ class Point(NamedTuple):
     std_error: float
 
 
+class Columns(NamedTuple):
+    """Rows of series as columns: the number of the series and of the bucket, then what a point holds."""
+
+    row: np.ndarray
+    at: np.ndarray
+    n: FloatArray
+    value: FloatArray
+    std_error: FloatArray
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
     """Series on one grid of buckets, [start + i·bucket, start + (i + 1)·bucket): arrays (series, buckets).
@@ -72,18 +82,39 @@ class Panel:
 
         A bucket of which no row tells had no request: 0 in a count, from the series' first row on, else nan.
         """
-        keys = tuple(sorted(points))
+        keys = sorted(points)
+        rows = [(at, *row) for at, key in enumerate(keys) for row in points[key]]
+        columns = Columns(
+            np.array([row[0] for row in rows], dtype=int),
+            np.array([(row[1] - start) // bucket for row in rows], dtype=int),
+            *(np.array([row[i] for row in rows], dtype=float) for i in (2, 3, 4)),
+        )
+        return cls.of_columns(keys, kinds, columns, start=start, end=end, bucket=bucket)
+
+    @classmethod
+    def of_columns(
+        cls,
+        keys: Sequence[SeriesKey],
+        kinds: Mapping[str, Kind],
+        columns: Columns,
+        *,
+        start: datetime,
+        end: datetime,
+        bucket: timedelta,
+    ) -> Self:
+        """The panel of rows as columns: `row` says whose series, `at` which bucket. Of two rows the later counts."""
         shape = (len(keys), int((end - start) / bucket))
+        inside = (columns.at >= 0) & (columns.at < shape[1])
+        row, at, *values = (each[inside] for each in columns)
         n, value, std_error = np.zeros(shape), np.full(shape, np.nan), np.full(shape, np.nan)
-        for at, key in enumerate(keys):
-            inside = [row for row in points[key] if start <= row.bucket_start < end]
-            where = [int((row.bucket_start - start) / bucket) for row in inside]
-            if kinds[key.metric] == "count" and where:
-                value[at, min(where) :] = 0.0
-            n[at, where] = [row.n_requests for row in inside]
-            value[at, where] = [row.value for row in inside]
-            std_error[at, where] = [row.std_error for row in inside]
-        return cls(keys, tuple(kinds[key.metric] for key in keys), start, bucket, n, value, std_error)
+        is_count = np.array([kinds[key.metric] == "count" for key in keys], dtype=bool)
+        first = np.full(shape[0], shape[1])
+        np.minimum.at(first, row.astype(int), at)
+        silent = is_count[:, None] & (np.arange(shape[1]) >= first[:, None])
+        value[silent] = 0.0
+        for array, given in zip((n, value, std_error), values, strict=True):
+            array[row, at] = given
+        return cls(tuple(keys), tuple(kinds[key.metric] for key in keys), start, bucket, n, value, std_error)
 
     @property
     def n_buckets(self) -> int:

@@ -75,7 +75,8 @@ class Arms:
 class SeriesSpec:
     """The series of a monitor: metrics by name, slices, arms and the grid of buckets.
 
-    A bucket is judged once, `lateness_seconds` after its end; what comes later still corrects the series.
+    A bucket is judged once, `lateness_seconds` after its end; what comes later still corrects the series. Where live
+    traffic stands still for `silence_seconds`, buckets are judged by the clock.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -83,6 +84,7 @@ class SeriesSpec:
     metrics: dict[str, SeriesMetric] = field(default_factory=dict)
     bucket_seconds: int = 3600
     lateness_seconds: int = 0
+    silence_seconds: int = 300
     history_days: float = 57
     slices: Slicing = field(default_factory=Slicing)
     arms: Arms | None = None
@@ -90,14 +92,18 @@ class SeriesSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.bucket_seconds <= _DAY_SECONDS or _DAY_SECONDS % self.bucket_seconds:
             raise ValueError(f"bucket_seconds is {self.bucket_seconds}, expected a divisor of a day's {_DAY_SECONDS}")
-        if self.lateness_seconds < 0:
-            raise ValueError(f"lateness_seconds is {self.lateness_seconds}, expected 0 or more")
+        if self.lateness_seconds < 0 or self.silence_seconds < 0:
+            raise ValueError("lateness_seconds and silence_seconds: expected 0 or more")
         if self.history_days <= 0:
             raise ValueError(f"history_days is {self.history_days}, expected above 0")
 
     @property
     def bucket(self) -> timedelta:
         return timedelta(seconds=self.bucket_seconds)
+
+    def maturing(self, metric: str) -> timedelta:
+        """How long after its end a bucket of the metric is known, in whole buckets."""
+        return -(-timedelta(hours=self.metrics[metric].maturity_hours) // self.bucket) * self.bucket
 
     @property
     def kinds(self) -> dict[str, Kind]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from functools import reduce
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -85,6 +86,14 @@ def is_there(spark: SparkSession, folder: str) -> bool:
             return False
         raise
     return True
+
+
+def made(spark: SparkSession, folder: str) -> None:
+    """Makes a landing folder on this machine where it is missing; DataError where it is missing elsewhere."""
+    if ":/" not in folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    elif not is_there(spark, folder):
+        raise DataError(f"no landing folder {folder}")
 
 
 def arrivals(spark: SparkSession, folder: str, max_files: int) -> DataFrame:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from mltrust.monitor.concurrent import EVERY_VERSION
+from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.incidents import incidents
 from mltrust.monitor.scan import scan
 from mltrust.monitor.series import Panel, SeriesKey

@@ -119,7 +119,7 @@ def watched(panel: Panel) -> Live:
     past += observed(past, "ranker", "champion", registry, START)
     last = panel.time(panel.n_buckets)
     told = incidents(found.findings, by.incidents, bucket=BUCKET, upto=last)
-    for end in sorted({each.bucket_end for each in found.findings}):
+    for end in sorted({each.judged_at for each in found.findings}):
         live = incidents(found.findings, by.incidents, bucket=BUCKET, upto=end).live
         for decision in decide(by.rules[0], live, past, registry, end):
             if decision.state == "due":

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mltrust.monitor.concurrent import EVERY_VERSION
+from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.finding import Finding
 from mltrust.monitor.incidents import Incident, incidents
 from mltrust.monitor.scan import scan

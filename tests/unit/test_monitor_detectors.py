@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
-from mltrust.monitor.concurrent import EVERY_VERSION, shiryaev_roberts
+from mltrust.monitor.cells import EVERY_VERSION
+from mltrust.monitor.concurrent import shiryaev_roberts
 from mltrust.monitor.detectors import DETECTORS, Detector, Sight, problems
 from mltrust.monitor.scan import scan
 from mltrust.monitor.series import Kind, Panel, Point, SeriesKey

@@ -123,9 +123,7 @@ def test_judging_in_pieces_gives_the_revisions_of_judging_at_once() -> None:
             end = START + min(upto, 40) * HOUR
             start = replay_from(kept, 6 * HOUR)
             before = START + (upto - step) * HOUR
-            seen = [
-                each for each in found if each.bucket_end <= end and each.bucket_start >= min(start or before, before)
-            ]
+            seen = [each for each in found if each.judged_at <= end and each.judged_at > min(start or before, before)]
             known = {(each.incident_id, each.revision) for each in kept}
             kept += [
                 each

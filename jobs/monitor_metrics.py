@@ -1,0 +1,92 @@
+"""Watches a model: series, findings within a budget, incidents, decisions and rollbacks, notices, and a live page.
+
+`--continuous` goes on until it is stopped, and judges by the event time of what arrives; with `--ingest` the same
+process also takes the landing files in.
+"""
+
+import sys
+from datetime import datetime
+from functools import partial
+
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs import ingest_logs
+from mltrust import runtime, watch
+from mltrust.conf import Conf
+from mltrust.report.monitor import markdown, metrics, series_of
+from mltrust.runtime import Tracked
+from mltrust.verdicts import Exit
+
+
+def run(
+    spark: SparkSession,
+    conf: Conf,
+    as_of: datetime,
+    *,
+    since: str | None = None,
+    continuous: bool = False,
+    once: bool = True,
+    ingest: bool = False,
+    trigger: str = "5",
+) -> Exit:
+    """Scans what is new up to as_of; breach while an incident is open, inconclusive where nothing could be judged."""
+    monitor = watch.require_series(conf)
+    lake = runtime.lakehouse(spark, conf)
+    if ingest:
+        lake.ensure(*ingest_logs.TABLES)
+    lake.require("inference_log", made_by="ingest_logs")
+    lake.ensure(*watch.READ[1:], *watch.WRITTEN)
+    inputs = lake.versions(*watch.READ)
+    first = None if since is None else runtime.parse_moment("--since", since)
+    with runtime.tracked("monitor_metrics", conf, as_of, lake, inputs) as tracked:
+        if continuous:
+            seconds = runtime.parse_seconds("--trigger", trigger)
+            told = partial(scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
+            started = ingest_logs.started(spark, conf, seconds) if ingest else []
+            runtime.until_stopped([*started, runtime.every(spark, seconds, told, f"monitor {monitor.monitor_id}")])
+            return tracked.conclude(*watch.standing(lake, monitor))
+        scanned = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
+        written(scanned, conf, lake.folder("monitor"), tracked)
+        tracked.run.table([row._asdict() for row in scanned.view.live], "incidents.json")
+        return tracked.conclude(scanned.verdict, markdown(scanned.view))
+
+
+def scan_again(
+    tick: DataFrame, number: int, *, conf: Conf, tracked: Tracked, since: datetime | None, seconds: float
+) -> None:
+    """A scan of what arrived by now, up to the event time that it reaches."""
+    lake = runtime.lakehouse(tick.sparkSession, conf)
+    inputs = lake.versions(*watch.READ)
+    scanned = watch.scanned(lake, conf, None, inputs, tracked.stamp | {"input_versions": inputs}, since=since)
+    written(scanned, conf, lake.folder("monitor"), tracked, refresh=seconds)
+    watch.say(scanned, number)
+
+
+def written(scanned: watch.Scanned, conf: Conf, folder: str, tracked: Tracked, refresh: float | None = None) -> None:
+    """The pages, and the run's metrics and series."""
+    view = scanned.view._replace(refresh_seconds=None if refresh is None else max(1, round(refresh)))
+    page = watch.written_pages(view, f"{folder}/{conf.the_monitor().monitor_id}")
+    tracked.run.metrics(metrics(view, scanned.waiting))
+    tracked.run.series(series_of(view, scanned.since))
+    if page is not None and refresh is None:
+        tracked.run.text(page.read_text(encoding="utf-8"), "monitor.html")
+
+
+def main() -> int:
+    """The job as a program; its exit code."""
+    flags = {
+        "--continuous": "go on until stopped, up to the event time of what arrives",
+        "--once": "scan what is there and end (the default)",
+        "--ingest": "with --continuous: take landing files in too, in the same process",
+    }
+    options = {
+        "--since": "UTC time from which the first scan judges (default: a day before its end)",
+        "--trigger": "seconds between two scans (5)",
+    }
+    return runtime.main(
+        run, job="monitor_metrics", description=__doc__, flags=flags, options=options, any_moment=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Log, rejects and outcomes to the finest cells of a monitor's buckets, and the table of series to a panel.
+
+A bucket is made anew as a whole whenever something arrived for it, so that the series are a function of what the log
+holds, however often and in how many pieces they were made.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from functools import reduce
+from math import nan
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mltrust.errors import ConfError
+from mltrust.monitor.cells import EVERY_VERSION, NO_ARM, Cells, Row, Values, rolled_up
+from mltrust.monitor.series import Columns, Panel, SeriesKey
+from mltrust.monitor.spec import Monitor, SeriesMetric
+from mltrust.spark import units
+
+_UNKNOWN = "(unknown)"
+_LABELS = ("bucket", "model_version", "arm")
+
+
+class Sources(NamedTuple):
+    """The tables that series are made of."""
+
+    log: DataFrame
+    rejects: DataFrame
+    outcomes: DataFrame
+
+
+class Span(NamedTuple):
+    """Whole buckets, as ranges [start, end) in ascending order that do not touch."""
+
+    ranges: tuple[tuple[datetime, datetime], ...]
+
+    @classmethod
+    def of(cls, buckets: Sequence[datetime], width: timedelta) -> "Span":
+        """The span of buckets by their starts."""
+        ranges: list[tuple[datetime, datetime]] = []
+        for at in sorted(buckets):
+            if ranges and ranges[-1][1] == at:
+                ranges[-1] = (ranges[-1][0], at + width)
+            else:
+                ranges.append((at, at + width))
+        return cls(tuple(ranges))
+
+    def buckets(self, width: timedelta) -> list[datetime]:
+        return [start + at * width for start, end in self.ranges for at in range(int((end - start) / width))]
+
+    def holds(self, column: str) -> Column:
+        within = [(F.col(column) >= F.lit(start)) & (F.col(column) < F.lit(end)) for start, end in self.ranges]
+        return reduce(lambda one, other: one | other, within)
+
+    def dates(self, later: timedelta = timedelta()) -> list[date]:
+        """The UTC days that the ranges touch, and those up to so much later."""
+        ends = [(start.date(), (end + later).date()) for start, end in self.ranges]
+        return sorted({first + timedelta(n) for first, last in ends for n in range((last - first).days + 1)})
+
+
+def names_of(monitor: Monitor, *sources: str) -> list[str]:
+    """The metrics that are made of these sources."""
+    return [name for name, metric in monitor.series.metrics.items() if metric.source in sources]
+
+
+class Arrived(NamedTuple):
+    """What arrived of a model: the buckets of its event times, and the latest of them (None: nothing)."""
+
+    buckets: list[datetime]
+    newest: datetime | None
+
+
+def arrived(rows: DataFrame, monitor: Monitor) -> Arrived:
+    """What rows of the log touch of the monitor's model; one Spark job."""
+    mine = rows.where(F.col("model_name") == monitor.model_name)
+    bucket = _bucket("event_time", monitor.series.bucket_seconds).alias("bucket")
+    found = mine.groupBy(bucket).agg(F.max("event_time").alias("newest")).toArrow()
+    return Arrived(sorted(found["bucket"].to_pylist()), max(found["newest"].to_pylist(), default=None))
+
+
+def of_requests(sources: Sources, monitor: Monitor, span: Span, *, max_cells: int) -> list[Row]:
+    """The series of requests in the span. The observation is the request: of its rows any counts for a share."""
+    names = names_of(monitor, "requests")
+    if not span.ranges or not names:
+        return []
+    rows = _rows(sources.log, monitor, span)
+    metrics = {name: monitor.series.metrics[name] for name in names}
+    each = rows.groupBy(*_keys(monitor), "request_id").agg(
+        *(_of_request(metric).alias(f"value{at}") for at, metric in enumerate(metrics.values()))
+    )
+    cells = _cells(each.groupBy(*_keys(monitor)).agg(*_moments(len(names))), monitor, names, max_cells)
+    return rolled_up(cells, monitor, names)
+
+
+def of_rejects(sources: Sources, monitor: Monitor, span: Span) -> list[Row]:
+    """The series of rejects, on the buckets in which they arrived: a reject has no event time that can be trusted.
+
+    Over all versions also of buckets without any, as none is known as well as some.
+    """
+    names = names_of(monitor, "rejects")
+    if not span.ranges or not names:
+        return []
+    version = F.coalesce(F.nullif("model_version", F.lit("")), F.lit(_UNKNOWN)).alias("version")
+    mine = F.col("model_name").isNull() | (F.col("model_name") == monitor.model_name)
+    bucket = _bucket("ingested_at", monitor.series.bucket_seconds).alias("bucket")
+    reasons = {name: monitor.series.metrics[name].reason_code for name in names}
+    counts = (
+        F.count_if(F.lit(True) if reason is None else F.col("reason_code") == reason).alias(name)
+        for name, reason in reasons.items()
+    )
+    rows = sources.rejects.where(mine & span.holds("ingested_at"))
+    found = rows.groupBy(bucket, version).agg(*counts).toArrow().to_pylist()
+    width = monitor.series.bucket
+    total = {(at, EVERY_VERSION): dict.fromkeys(names, 0) for at in span.buckets(width)}
+    for row in found:
+        total[row["bucket"], row["version"]] = {name: row[name] for name in names}
+        for name in names:
+            total[row["bucket"], EVERY_VERSION][name] += row[name]
+    return [
+        Row(SeriesKey(monitor.model_name, version, "", name, "", ""), at, n, float(n), n**0.5)
+        for (at, version), told in total.items()
+        for name, n in told.items()
+    ]
+
+
+def of_outcomes(sources: Sources, monitor: Monitor, name: str, span: Span, *, max_cells: int) -> list[Row]:
+    """The series of one outcome metric: what the requests of the buckets, all mature, were followed by in time.
+
+    An outcome counts that came within `maturity_hours` of its request, in its highest revision.
+    """
+    metric = monitor.series.metrics[name]
+    if not span.ranges:
+        return []
+    matures = F.expr(f"INTERVAL {round(metric.maturity_hours * 3600)} SECONDS")
+    rows = _rows(sources.log, monitor, span)
+    days = span.dates(timedelta(hours=metric.maturity_hours))
+    told = sources.outcomes.where((F.col("name") == metric.outcome) & F.col("event_date").isin(days))
+    held = units.highest_revisions(told, units.corrected(sources.outcomes)).where(F.col("value").isNotNull())
+    in_time = units.follows() & (F.col("o.event_time") <= F.col("r.event_time") + matures)
+    keys = [F.col(f"r.{key}") for key in (*_keys(monitor), "request_id")]
+    followed = (
+        rows.alias("r")
+        .join(held.where(F.col("request_id").isNotNull()).alias("o"), in_time, "left")
+        .select(*keys, F.col("o.outcome_id"), F.col("o.value"))
+        .distinct()
+        .groupBy(*_keys(monitor), "request_id")
+        .agg(F.coalesce(F.sum("value"), F.lit(0.0)).alias("total"))
+    )
+    value = (F.col("total") > 0).cast("double") if metric.kind == "share" else F.col("total")
+    each = followed.withColumn("value0", value)
+    cells = _cells(each.groupBy(*_keys(monitor)).agg(*_moments(1)), monitor, [name], max_cells)
+    return rolled_up(cells, monitor, [name])
+
+
+def _rows(log: DataFrame, monitor: Monitor, span: Span) -> DataFrame:
+    """The production rows of the model in the span, with their bucket, arm and slice attributes."""
+    mine = (F.col("model_name") == monitor.model_name) & (F.col("traffic") == "production")
+    rows = log.where(mine & F.col("event_date").isin(span.dates()) & span.holds("event_time"))
+    slicing = monitor.series.slices
+    added = {
+        "bucket": _bucket("event_time", monitor.series.bucket_seconds),
+        "arm": _arm(monitor),
+        **{f"slice_{name}": units.slice_value(name, slicing) for name in slicing.attributes},
+    }
+    return rows.withColumns(added)
+
+
+def _keys(monitor: Monitor) -> list[str]:
+    return [*_LABELS, *(f"slice_{name}" for name in monitor.series.slices.attributes)]
+
+
+def _arm(monitor: Monitor) -> Column:
+    arms = monitor.series.arms
+    if arms is None or arms.experiment_id is None:
+        return F.lit(NO_ARM)
+    mine = F.filter("experiments", lambda each: each["experiment_id"].eqNullSafe(F.lit(arms.experiment_id)))
+    return F.coalesce(F.try_element_at(mine, F.lit(1))["variant"], F.lit(NO_ARM))
+
+
+def _of_request(metric: SeriesMetric) -> Column:
+    """What a metric takes of a request's rows; null where it says nothing of it."""
+    if metric.kind == "count":
+        return F.lit(1.0)
+    value = F.expr(metric.value or "")
+    return F.max(value.cast("int")).cast("double") if metric.kind == "share" else F.avg(value.cast("double"))
+
+
+def _moments(n: int) -> list[Column]:
+    return [
+        column
+        for at in range(n)
+        for column in (
+            F.count(f"value{at}").alias(f"n{at}"),
+            F.avg(f"value{at}").alias(f"mean{at}"),
+            (F.var_pop(f"value{at}") * F.count(f"value{at}")).alias(f"squares{at}"),
+        )
+    ]
+
+
+def _cells(reduced: DataFrame, monitor: Monitor, names: Sequence[str], max_cells: int) -> Cells:
+    """The cells on the driver; ConfError where one bucket has more than `max_cells`."""
+    table = reduced.toArrow()
+    labels = {name: table[name].to_pylist() for name in _LABELS}
+    for name in monitor.series.slices.attributes:
+        labels[name] = table[f"slice_{name}"].to_pylist()
+    _, counts = np.unique(np.array([each.timestamp() for each in labels["bucket"]]), return_counts=True)
+    if counts.max(initial=0) > max_cells:
+        raise ConfError(
+            f"series.slices: a bucket has {counts.max():,} cells of {', '.join(monitor.series.slices.attributes)}, "
+            f"expected {max_cells:,} at most; give attributes with fewer values, or edges"
+        )
+    values = {
+        name: Values(*(_floats(table[f"{part}{at}"]) for part in ("n", "mean", "squares")))
+        for at, name in enumerate(names)
+    }
+    return Cells(labels, values)
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array([nan if each is None else float(each) for each in column.to_pylist()])
+
+
+def _bucket(time: str, seconds: int) -> Column:
+    """The start of the bucket; buckets divide a UTC day, so that counting from 1970 gives the same."""
+    width = seconds * 1_000_000
+    return F.timestamp_micros(F.unix_micros(time) - F.pmod(F.unix_micros(time), F.lit(width)))
+
+
+def panel(stored: DataFrame, made: Sequence[Row], monitor: Monitor, *, start: datetime, end: datetime) -> Panel:
+    """The panel of [start, end) in which series are known: of the table, and over it what was made just now."""
+    bucket = monitor.series.bucket
+    keys: dict[SeriesKey, int] = {}
+    longest = max((monitor.series.maturing(name) for name in monitor.series.metrics), default=timedelta())
+    parts = [
+        _columns(_stored(stored, start - longest, end), keys, monitor, start),
+        _columns([(*row.key, *row[1:]) for row in made], keys, monitor, start),
+    ]
+    columns = Columns(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+    return Panel.of_columns(list(keys), monitor.series.kinds, columns, start=start, end=end, bucket=bucket)
+
+
+_STORED = (*SeriesKey._fields, "bucket_start", "n_requests", "value", "std_error")
+
+
+def _stored(table: DataFrame, start: datetime, end: datetime) -> list[tuple[object, ...]]:
+    inside = (F.col("bucket_start") >= F.lit(start)) & (F.col("bucket_start") < F.lit(end))
+    found = table.where(inside).select(*_STORED).toArrow()
+    return list(zip(*(column.to_pylist() for column in found), strict=True)) if found.num_rows else []
+
+
+def _columns(
+    rows: Sequence[tuple[object, ...]], keys: dict[SeriesKey, int], monitor: Monitor, start: datetime
+) -> Columns:
+    bucket = monitor.series.bucket
+    maturing = {name: monitor.series.maturing(name) // bucket for name in monitor.series.metrics}
+    known = [row for row in rows if row[3] in maturing]
+    row_of = [keys.setdefault(SeriesKey(*map(str, row[:6])), len(keys)) for row in known]
+    at = [(row[6] - start) // bucket + maturing[str(row[3])] for row in known]  # type: ignore[operator]
+    values = ([nan if row[i] is None else float(row[i]) for row in known] for i in (7, 8, 9))  # type: ignore[arg-type]
+    return Columns(
+        np.array(row_of, dtype=int), np.array(at, dtype=int), *(np.array(each, dtype=float) for each in values)
+    )
+
+
+def frame(spark: SparkSession, rows: Sequence[Row]) -> DataFrame:
+    """Series as a frame: the columns of monitor_series without the monitor and the stamp of the run."""
+    names = [*SeriesKey._fields, "bucket_start", "n_requests", "value", "std_error"]
+    columns = list(zip(*((*row.key, *row[1:]) for row in rows), strict=True)) if rows else [()] * len(names)
+    kinds = [*[pa.string()] * 6, pa.timestamp("us", tz="UTC"), pa.int64(), pa.float64(), pa.float64()]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    return spark.createDataFrame(pa.Table.from_arrays(arrays, names=names))

@@ -1,0 +1,447 @@
+"""One scan of a monitor: what arrived becomes series, series findings, findings incidents, incidents decisions.
+
+What is written comes in an order in which a scan that dies anywhere can be done again: findings, incidents, decisions
+and notices are each written only where they are not there yet, and the series, whose commit says up to when was
+judged, come last. One process at a time may run a monitor.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from math import nan
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from mltrust.conf import Conf
+from mltrust.errors import ConfError
+from mltrust.io import models, notify
+from mltrust.io.tables import Lakehouse, Versions
+from mltrust.monitor import notices, rules
+from mltrust.monitor.cells import EVERY_VERSION, Row
+from mltrust.monitor.finding import Finding
+from mltrust.monitor.incidents import Incident, current, incidents, replay_from, vanished
+from mltrust.monitor.notices import Notice
+from mltrust.monitor.rules import Decision, Registry
+from mltrust.monitor.scan import bands_of, known_from, merged, scan
+from mltrust.monitor.series import Panel, SeriesKey
+from mltrust.monitor.spec import Monitor
+from mltrust.report.monitor import View, incident_page, lead_of, live_page, words
+from mltrust.spark import series
+from mltrust.spark.series import Arrived, Sources, Span
+from mltrust.verdicts import Verdict
+
+log = logging.getLogger("mltrust")
+
+READ = ("inference_log", "inference_log_rejects", "outcomes")
+WRITTEN = ("monitor_series", "monitor_findings", "incidents", "decisions", "notifications")
+_DAY = timedelta(days=1)
+_SHOWN_BUCKETS, _SHOWN_SERIES = 336, 12
+_TELL_AGAIN = timedelta(days=7)
+T = TypeVar("T", Finding, Incident, Decision, Notice)
+
+
+class Known(NamedTuple):
+    """Up to when a monitor has judged, at what versions of the tables; `series_hash` names what made its series."""
+
+    upto: datetime
+    versions: Versions
+    series_hash: str
+
+
+class Scanned(NamedTuple):
+    """What a scan came to."""
+
+    verdict: Verdict
+    view: View
+    panel: Panel
+    since: datetime
+    n_new_findings: int
+    waiting: int
+
+
+def known_of(lake: Lakehouse, monitor: Monitor) -> Known | None:
+    """What the last scan that was finished left, None before the first."""
+    told = lake.metadata("monitor_series", monitor_id=monitor.monitor_id)
+    if not told:
+        return None
+    upto, versions, series_hash = (told[name] for name in Known._fields)
+    assert isinstance(versions, dict)
+    return Known(datetime.fromisoformat(str(upto)), versions, str(series_hash))
+
+
+def scanned(
+    lake: Lakehouse,
+    conf: Conf,
+    as_of: datetime | None,
+    inputs: Versions,
+    stamp: Mapping[str, object],
+    *,
+    since: datetime | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Scanned:
+    """One scan up to `as_of`, less what is let arrive late, at the given versions of the tables.
+
+    Without as_of it goes up to the latest event time that arrived, and with the clock once that stands still.
+    The first scan judges from `since` on, by default the last day; every other from where the last one ended.
+    """
+    monitor = conf.the_monitor()
+    known = known_of(lake, monitor)
+    late = _arrived(lake, monitor, known, inputs, needed=as_of is None or known is not None)
+    reached = as_of if as_of is not None else _reached(monitor, known, late, now())
+    end = floor(reached - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
+    if known is not None:
+        end = max(end, known.upto)
+    start = floor(end - timedelta(days=monitor.series.history_days), _DAY)
+    is_new = known is None or known.series_hash != series_hash(monitor) or known.upto < start
+    judged_from = floor(since or end - _DAY, monitor.series.bucket) if known is None else max(known.upto, start)
+    again = None if is_new or late is None or known is None else [at for at in late.buckets if at < known.upto]
+    made = _made(
+        lake, conf, inputs, known.upto if known is not None and again is not None else start, again, start, end
+    )
+    stored = lake.read("monitor_series", where={"monitor_id": monitor.monitor_id})
+    rows = [row for part in made for row in part.rows]
+    panel = series.panel(stored.where(F.lit(not is_new)), rows, monitor, start=start, end=end)
+    found = scan(panel, monitor, judged_from)
+    told = merged(found.findings, _of_others(lake, monitor, judged_from, end))
+    keeper = _Keeper(lake, monitor, stamp)
+    findings = keeper.findings(told, judged_from, end)
+    revisions, live = keeper.incidents(findings, end)
+    decisions = keeper.decisions(live, now())
+    waiting = keeper.tell(revisions, decisions, now)
+    keeper.series(made, Known(end, inputs, series_hash(monitor)))
+    view = View(
+        monitor,
+        end,
+        now(),
+        revisions,
+        live,
+        decisions,
+        findings,
+        bands_of(panel, monitor, _shown(panel, live), _SHOWN_BUCKETS),
+        sorted({str(key.slice) for key in panel.keys}),
+        found.n_tests,
+        found.n_judged,
+    )
+    return Scanned(_verdict(view, end <= judged_from), view, panel, judged_from, len(told), waiting)
+
+
+def floor(at: datetime, width: timedelta) -> datetime:
+    """The start of the bucket that holds a moment; buckets are counted from 1970."""
+    origin = datetime(1970, 1, 1, tzinfo=UTC)
+    return origin + (at - origin) // width * width
+
+
+def series_hash(monitor: Monitor) -> str:
+    """Names what the series depend on; with another one they are made anew."""
+    shaping = asdict(monitor.series) | {"model": monitor.model_name}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _verdict(view: View, nothing_new: bool) -> Verdict:
+    if view.live:
+        return Verdict.BREACH
+    return Verdict.PASS if view.n_judged or nothing_new else Verdict.INCONCLUSIVE
+
+
+class _Made(NamedTuple):
+    """Series of some metrics that were made for a span."""
+
+    metrics: list[str]
+    span: Span
+    rows: list[Row]
+
+
+def _arrived(
+    lake: Lakehouse, monitor: Monitor, known: Known | None, inputs: Versions, *, needed: bool
+) -> Arrived | None:
+    """What arrived in the log since the last scan, of everything before the first; None where that cannot be told.
+
+    It cannot where rows were removed too: then the series are made anew.
+    """
+    if not needed:
+        return None
+    if known is None:
+        return series.arrived(lake.read("inference_log", inputs["inference_log"]), monitor)
+    rows = lake.arrived("inference_log", known.versions["inference_log"], inputs["inference_log"])
+    return None if rows is None else series.arrived(rows, monitor)
+
+
+def _reached(monitor: Monitor, known: Known | None, late: Arrived | None, now: datetime) -> datetime:
+    """The event time that was reached; where live traffic has fallen silent, the clock."""
+    lateness = timedelta(seconds=monitor.series.lateness_seconds)
+    before = None if known is None else known.upto + lateness
+    newest = max((each for each in (before, None if late is None else late.newest) if each is not None), default=now)
+    silence = timedelta(seconds=monitor.series.silence_seconds)
+    return now if silence < now - newest < _DAY else newest
+
+
+def _made(
+    lake: Lakehouse,
+    conf: Conf,
+    inputs: Versions,
+    since: datetime,
+    late: Sequence[datetime] | None,
+    start: datetime,
+    end: datetime,
+) -> list[_Made]:
+    """The series of [since, end), and of `late` buckets before it that something arrived for."""
+    monitor, max_cells = conf.the_monitor(), conf.settings.limits.max_cells
+    sources = Sources(*(lake.read(name, inputs[name]) for name in READ))
+    found = []
+    counted = series.names_of(monitor, "requests", "rejects")
+    if counted:
+        span = _span(monitor, since, end, [at for at in late or () if start <= at < since])
+        rows = series.of_requests(sources, monitor, span, max_cells=max_cells) + series.of_rejects(
+            sources, monitor, span
+        )
+        found.append(_Made(counted, span, rows))
+    for name in series.names_of(monitor, "outcomes"):
+        matures = monitor.series.maturing(name)
+        again = [at for at in late or () if start <= at < since - matures]
+        span = _span(monitor, since - matures, end - matures, again)
+        found.append(_Made([name], span, series.of_outcomes(sources, monitor, name, span, max_cells=max_cells)))
+    return found
+
+
+def _span(monitor: Monitor, since: datetime, end: datetime, late: Sequence[datetime]) -> Span:
+    width = monitor.series.bucket
+    return Span.of([*late, *(since + at * width for at in range(int((end - since) / width)))], width)
+
+
+def _shown(panel: Panel, live: Sequence[Incident]) -> list[SeriesKey]:
+    """The series of the page: those that lead open incidents, then every metric over everything."""
+    leading = [lead_of(each) for each in live]
+    whole = [key for key in panel.keys if key.model_version == EVERY_VERSION and not key.arm and not key.slice_key]
+    return list(dict.fromkeys([*leading, *whole]))[:_SHOWN_SERIES]
+
+
+def _of_others(lake: Lakehouse, monitor: Monitor, since: datetime, end: datetime) -> list[Finding]:
+    """Breaches that drift detection found of the model, judged when their window's run was."""
+    if not lake.exists("drift_findings"):
+        return []
+    mine = lake.read("drift_findings", where={"monitor_id": monitor.monitor_id, "verdict": "breach"})
+    rows = mine.where(F.col("decides") & (F.col("as_of") > F.lit(since)) & (F.col("as_of") <= F.lit(end))).collect()
+    return known_from([_of_drift(row.asDict(), monitor.series.bucket) for row in rows], monitor)
+
+
+def _of_drift(row: Mapping[str, Any], bucket: timedelta) -> Finding:
+    """A breach of drift detection as a finding, judged at the end of the bucket that holds its as_of."""
+    as_of = _utc(row["as_of"])
+    threshold = nan if row["threshold"] is None else row["threshold"]
+    return Finding(
+        model_name=row["model_name"],
+        model_version=row["model_version"],
+        arm=row["arm"],
+        metric=f"drift {row['measure']} of {row['column']}",
+        slice_key=row["slice_key"],
+        slice_value=row["slice_value"],
+        detector=f"drift against {row['reference']} ({row['family']})",
+        bucket_start=_utc(row["window_start"]),
+        judged_at=floor(as_of, bucket) + (bucket if floor(as_of, bucket) < as_of else timedelta()),
+        severity="warning",
+        n_requests=row["n_current"],
+        value=nan if row["value"] is None else row["value"],
+        expected=nan,
+        low=nan,
+        high=threshold,
+        score=0.0,
+        pvalue=nan if row["pvalue"] is None else row["pvalue"],
+        threshold=threshold,
+        blamed_version=row["model_version"],
+        reason=row["reason"],
+    )
+
+
+class _Keeper:
+    """What is written of a scan, each thing once."""
+
+    def __init__(self, lake: Lakehouse, monitor: Monitor, stamp: Mapping[str, object]) -> None:
+        self._lake, self._monitor, self._stamp = lake, monitor, dict(stamp)
+        self._mine = {"monitor_id": monitor.monitor_id}
+
+    def _read(self, table: str, kind: type[T]) -> list[T]:
+        rows = self._lake.read(table, where=self._mine)
+        found = rows.select(*kind._fields).collect()
+        return [_plain(kind, row.asDict()) for row in found]
+
+    def _append(self, table: str, rows: Iterable[T]) -> None:
+        listed = [row._asdict() | self._mine | self._stamp for row in rows]
+        if listed:
+            self._lake.append(listed, table)
+
+    def findings(self, told: list[Finding], since: datetime, end: datetime) -> list[Finding]:
+        """All findings, of the judged buckets those just made: what a scan that died had written is overwritten."""
+        known = self._read("monitor_findings", Finding)
+        before = [each for each in known if each.judged_at <= since]
+        if len(before) < len(known) or told:
+            second = timedelta(microseconds=1)
+            rows = self._lake.rows("monitor_findings", [row._asdict() | self._mine | self._stamp for row in told])
+            within = {"judged_at": [(since + second, end + _DAY)]}
+            self._lake.replace(rows, "monitor_findings", self._mine, within=within)
+        return [*before, *told]
+
+    def known_incidents(self) -> list[Incident]:
+        """All revisions of the table."""
+        return self._read("incidents", Incident)
+
+    def incidents(self, findings: Sequence[Finding], end: datetime) -> tuple[list[Incident], list[Incident]]:
+        """All revisions, and the open incidents as they are now."""
+        policy, bucket = self._monitor.incidents, self._monitor.series.bucket
+        known = self._read("incidents", Incident)
+        start = replay_from(known, policy.recover_after * bucket)
+        after = max((each.changed_at for each in known), default=datetime.min.replace(tzinfo=UTC))
+        # Without an open incident only what nobody has gone through yet can make one.
+        again = [each for each in findings if each.judged_at > (start if start is not None else after)]
+        told = incidents(again, policy, bucket=bucket, upto=end)
+        numbers = {(each.incident_id, each.revision) for each in known}
+        fresh = [each for each in told.revisions if (each.incident_id, each.revision) not in numbers]
+        fresh += vanished(known, told, end)
+        self._append("incidents", fresh)
+        return [*known, *fresh], told.live
+
+    def decisions(self, live: Sequence[Incident], now: datetime) -> list[Decision]:
+        """All decisions, those of this scan made and carried out."""
+        past = self._read("decisions", Decision)
+        made = self._decided(live, past, now)
+        self._append("decisions", made)
+        done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
+        self._append("decisions", done)
+        return [*past, *made, *done]
+
+    def _decided(self, live: Sequence[Incident], past: Sequence[Decision], now: datetime) -> list[Decision]:
+        name, made = self._monitor.model_name, list[Decision]()
+        registries = {
+            alias: Registry(*models.named(name, alias)) for alias in {each.alias for each in self._monitor.rules}
+        }
+        for alias, registry in registries.items():
+            made += rules.observed([*past, *made], name, alias, registry, now)
+        for rule in self._monitor.rules:
+            made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now)
+        return made
+
+    def _carried_out(self, due: Decision, now: datetime) -> Decision:
+        if due.action == "stop":
+            return rules.carried_out(due, now=now)
+        assert due.from_version is not None
+        assert due.to_version is not None
+        try:
+            models.move_alias(due.model_name, due.alias, expected=due.from_version, to=due.to_version)
+        except Exception as error:  # whatever the registry's client raises: it is written down and tried again
+            log.warning("%s: %s", due.rollback_rule, error)
+            return rules.carried_out(due, now=now, error=f"{type(error).__name__}: {error}")
+        log.info("%s: %s", due.rollback_rule, due.reason)
+        return rules.carried_out(due, now=now)
+
+    def tell(self, revisions: Sequence[Incident], decisions: Sequence[Decision], now: Callable[[], datetime]) -> int:
+        """Queues what was not told yet and sends what is due; how many notices still wait."""
+        if not self._monitor.notify:
+            return 0
+        known, since = self._read("notifications", Notice), now() - _TELL_AGAIN
+        newest_change = max((each.changed_at for each in revisions), default=since)
+        recent = [each for each in revisions if each.changed_at >= min(since, newest_change - _TELL_AGAIN)]
+        wanted = notices.of_incidents(recent, self._monitor, now()) + notices.of_decisions(
+            decisions, self._monitor, now()
+        )
+        ids = {each.notice_id for each in known}
+        queued = list({each.notice_id: each for each in wanted if each.notice_id not in ids}.values())
+        self._append("notifications", queued)
+        sent = [self._sent(each, now) for each in notices.to_send([*known, *queued], now())]
+        self._append("notifications", sent)
+        return sum(each.state == "queued" for each in notices.newest([*known, *queued, *sent]))
+
+    def _sent(self, notice: Notice, now: Callable[[], datetime]) -> Notice:
+        target = self._monitor.notify.get(notice.target)
+        error = "the conf names no such target any more" if target is None else notify.deliver(notice, target)
+        if error is not None:
+            log.warning("notify %s: %s", notice.target, error)
+        return notices.attempted(notice, now=now(), error=error)
+
+    def series(self, made: Sequence[_Made], known: Known) -> None:
+        """The series, and with the last of them up to when was judged."""
+        metadata = {**self._mine, **known._asdict(), "upto": known.upto.isoformat()}
+        some = [each for each in made if each.span.ranges]
+        for each in some:
+            rows = series.frame(self._lake.spark, each.rows)
+            stamped = rows.withColumns({name: F.lit(value) for name, value in self._mine.items()} | self._columns())
+            self._lake.replace(
+                stamped,
+                "monitor_series",
+                self._mine,
+                metadata=metadata if each is some[-1] else None,
+                among={"metric": each.metrics},
+                within={"bucket_start": each.span.ranges},
+            )
+
+    def _columns(self) -> dict[str, Column]:
+        versions = self._stamp["input_versions"]
+        assert isinstance(versions, dict)
+        pairs = [F.lit(part) for pair in versions.items() for part in pair]
+        plain = {name: F.lit(value) for name, value in self._stamp.items() if name != "input_versions"}
+        return plain | {"input_versions": F.create_map(*pairs)}
+
+
+def _utc(at: datetime) -> datetime:
+    """A collected timestamp, which PySpark gives in the local time of the process and without its zone."""
+    return at.astimezone(UTC)
+
+
+def _plain(kind: type[T], row: Mapping[str, object]) -> T:
+    """A row of a table as the tuple that it was: NULL numbers are nan again, times are UTC."""
+    return kind._make(_value(kind, name, row[name]) for name in kind._fields)
+
+
+def _value(kind: type[T], name: str, value: object) -> object:
+    if value is None and kind.__annotations__[name] is float:
+        return nan
+    return _utc(value) if isinstance(value, datetime) else value
+
+
+def written_pages(view: View, folder: str) -> Path | None:
+    """Writes the live page and those of incidents; None where the lakehouse is no folder of this machine."""
+    if ":/" in folder and not folder.startswith("file:/"):
+        return None
+    place = Path(folder.removeprefix("file:"))
+    place.mkdir(parents=True, exist_ok=True)
+    for incident_id in dict.fromkeys(each.incident_id for each in view.revisions):
+        _replaced(place / f"incident-{incident_id}.html", incident_page(view, incident_id))
+    _replaced(place / "index.html", live_page(view))
+    return place / "index.html"
+
+
+def _replaced(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a browser may be reading it."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def standing(lake: Lakehouse, monitor: Monitor) -> tuple[Verdict, str]:
+    """The verdict of a monitor that was stopped, and words for it, by the incidents that are open in its table."""
+    known = known_of(lake, monitor)
+    if known is None:
+        return Verdict.INCONCLUSIVE, "stopped before the first scan was finished"
+    rows = _Keeper(lake, monitor, {}).known_incidents()
+    live = [each for each in current(rows) if each.is_open]
+    words = "; ".join(each.reason for each in live) or "no open incident"
+    return (Verdict.BREACH if live else Verdict.PASS), f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"
+
+
+def say(scanned: Scanned, number: int) -> None:
+    """One line of progress."""
+    view = scanned.view
+    delay = (view.written_at - view.upto).total_seconds()
+    log.info("scan %d: judged up to %s (%.0f s ago): %s", number, f"{view.upto:%H:%M:%S}", delay, words(view))
+
+
+def require_series(conf: Conf) -> Monitor:
+    """The monitor of the conf; ConfError where it watches nothing."""
+    monitor = conf.the_monitor()
+    if not monitor.series.metrics:
+        raise ConfError(f"{conf.path}: series.metrics: missing; expected what is watched")
+    return monitor
