@@ -49,9 +49,13 @@ class Pairing(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Arrays (pairs, buckets): what the treatment had beyond its control, summed, with the standard error of that."""
+    """Arrays (pairs, buckets): what the treatment had beyond its control, summed, with the standard error of that.
+
+    `noise` is the standard error that counting gives the treatment's own sum, were it like its control.
+    """
 
     excess: FloatArray
+    std_error: FloatArray
     noise: FloatArray
     expected: FloatArray
     judged: np.ndarray
@@ -73,8 +77,8 @@ def concurrent(sight: Sight, how: Detection, alpha: float) -> Scored:
         here = Difference(*(each[:, first:] for each in difference))
         rows = [pair.treatment for pair in pairs]
         n = np.maximum(panel.n[rows][:, first:], 1)
-        score = np.where(here.judged, here.excess / here.noise, np.nan)
-        width = here.noise / n
+        score = np.where(here.judged, here.excess / here.std_error, np.nan)
+        width = here.std_error / n
         values = (
             score,
             np.where(here.judged, np.exp(-np.maximum(log_total, 0)), np.nan),
@@ -141,7 +145,8 @@ def _of_shares(
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = (x_t + x_c) / total
         expected = x_c / n_c
-        noise = np.sqrt(n_t * np.maximum(rate * (1 - rate), 0.5 / (total + 1)) * (1 + n_t / n_c))
+        std_error = np.sqrt(n_t * np.maximum(rate * (1 - rate), 0.5 / (total + 1)) * (1 + n_t / n_c))
+        noise = np.sqrt(n_t * np.maximum(expected * (1 - expected), 0.5 / (n_t + 1)))
     flipped = rate > 0.5  # Of what is common the absence is counted: fewer, and the bound is closer.
     x = np.where(flipped, n_t - x_t, x_t)
     m = np.where(flipped, total - x_t - x_c, x_t + x_c)
@@ -151,7 +156,7 @@ def _of_shares(
     for at, ratio in enumerate(ratios):
         psi = np.where(flipped, 1 / ratio, ratio)
         evidence[:, at] = np.where(judged, x * np.log(psi) - m * np.log1p(rho * (psi - 1)), 0.0)
-    return Difference(x_t - n_t * expected, noise, expected, judged), _in_direction(evidence, worse)
+    return Difference(x_t - n_t * expected, std_error, noise, expected, judged), _in_direction(evidence, worse)
 
 
 def _of_means(
@@ -173,7 +178,9 @@ def _of_means(
     for at, effect in enumerate([-each for each in _EFFECTS] + list(_EFFECTS)):
         lam = np.sign(effect) * np.minimum(abs(effect) * per_sd, _LARGEST_LAMBDA)
         evidence[:, at] = np.where(judged, lam * z - lam**2 / 2 - lam**4 / (4 * nu), 0.0)
-    return Difference(difference * n_t, std_error * n_t, expected, judged), _in_direction(evidence, worse)
+    return Difference(difference * n_t, std_error * n_t, np.sqrt(var_t), expected, judged), _in_direction(
+        evidence, worse
+    )
 
 
 def _in_direction(evidence: FloatArray, worse: Sequence[Direction]) -> FloatArray:
@@ -211,7 +218,7 @@ def _dispersion(difference: Difference, first: int) -> FloatArray:
     """
     past = difference.judged[:, :first]
     with np.errstate(invalid="ignore", divide="ignore"):
-        squares = np.where(past, (difference.excess[:, :first] / difference.noise[:, :first]) ** 2, np.nan)
+        squares = np.where(past, (difference.excess[:, :first] / difference.std_error[:, :first]) ** 2, np.nan)
     found = np.ones(len(squares))
     enough = past.sum(axis=1) >= _FEWEST_FOR_DISPERSION
     if enough.any():

@@ -26,9 +26,10 @@ class Incident(NamedTuple):
     """A revision of an incident, as a row of incidents; the first is 0, and every change is one more.
 
     Model version, arm, metric, slice and detector are those of the leading contributor: the guilty slice, not the
-    ones that contain it. `value`, `expected` and band are of its worst bucket, `score` of the worst finding of all.
-    `opened_at` is the start of the bucket in which it was found, `seen_until` the end of the last one with a finding,
-    `changed_at` that of the bucket that made the revision.
+    ones that contain it. `blamed_version` is that of the first contributor which one version alone served. `value`,
+    `expected` and band are of its worst bucket, `score` of the worst finding of all. `opened_at` is the start of the
+    bucket in which it was found, `seen_until` the end of the last one with a finding, `changed_at` that of the bucket
+    that made the revision.
     """
 
     incident_id: str
@@ -297,7 +298,9 @@ def _revision(
         revision=0 if each.last is None else each.last.revision + 1,
         model_name=lead.model_name,
         model_version=lead.model_version,
-        blamed_version=worst.blamed_version,
+        blamed_version=next(
+            (told.worst.blamed_version for _, told in ranked if told.worst and told.worst.blamed_version), ""
+        ),
         arm=lead.arm,
         metric=lead.metric,
         slice_key=lead.slice_key,
