@@ -108,14 +108,15 @@ CLEAN = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.calibration.drift_models", description=__doc__)
     parser.add_argument("--runs", type=int, default=20_000)
-    runs = parser.parse_args().runs
+    parser.add_argument("--only", default="", help="tests whose name begins so")
+    given = parser.parse_args()
     print(
         "| test | units, reference / window | tests | at 0.05 | at 0.01 | at 0.001 |\n|---|---|---|---|---|---|",
         flush=True,
     )
-    for at, each in enumerate(CLEAN):
-        rng = seeded(f"drift models {at}")
-        found = np.array([p for _ in range(round(runs * each.share)) for p in each.draw(rng)])
+    for each in (clean for clean in CLEAN if clean.test.startswith(given.only)):
+        rng = seeded(f"drift models: {each.test}, {each.units}")
+        found = np.array([p for _ in range(round(given.runs * each.share)) for p in each.draw(rng)])
         found = found[~np.isnan(found)]
         rates = " | ".join(f"{(found < level).mean():.2%}" for level in (0.05, 0.01, 0.001))
         print(f"| {each.test} | {each.units} | {len(found):,} | {rates} |", flush=True)
