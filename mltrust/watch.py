@@ -127,8 +127,9 @@ def scanned(
         sorted({str(key.slice) for key in panel.keys}),
         found.n_tests,
         found.n_judged,
+        is_idle=end <= judged_from,
     )
-    return Scanned(_verdict(view, end <= judged_from), view, panel, judged_from, len(told), waiting)
+    return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
 
 
 def floor(at: datetime, width: timedelta) -> datetime:
@@ -143,10 +144,10 @@ def series_hash(monitor: Monitor) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _verdict(view: View, nothing_new: bool) -> Verdict:
+def _verdict(view: View) -> Verdict:
     if view.live:
         return Verdict.BREACH
-    return Verdict.PASS if view.n_judged or nothing_new else Verdict.INCONCLUSIVE
+    return Verdict.PASS if view.n_judged or view.is_idle else Verdict.INCONCLUSIVE
 
 
 class _Made(NamedTuple):

@@ -25,7 +25,10 @@ _SHOWN_INCIDENTS, _SHOWN_DECISIONS, _SHOWN_SLICES = 30, 15, 40
 
 
 class View(NamedTuple):
-    """What there is to see of a monitor at a moment: `revisions` of incidents and decisions, bands by series."""
+    """What there is to see of a monitor at a moment: `revisions` of incidents and decisions, bands by series.
+
+    `is_idle`: no bucket has ended since the last scan, so that there was nothing to judge.
+    """
 
     monitor: Monitor
     upto: datetime
@@ -39,6 +42,7 @@ class View(NamedTuple):
     n_tests: int
     n_judged: int
     refresh_seconds: int | None = None
+    is_idle: bool = False
 
 
 def words(view: View) -> str:
@@ -47,6 +51,8 @@ def words(view: View) -> str:
         worst = max(view.live, key=lambda each: (each.severity == "critical", abs(each.score)))
         more = f", and {len(view.live) - 1} more" if len(view.live) > 1 else ""
         return f"{len(view.live)} open incident{'s' if len(view.live) > 1 else ''}: {worst.reason}{more}"
+    if view.is_idle:
+        return "no open incident; no bucket has ended since the last scan"
     if not view.n_judged:
         return "nothing could be judged yet: the series are too short or empty"
     return f"no open incident; {view.n_tests:,} tests in every bucket"
@@ -144,7 +150,7 @@ def _status(view: View) -> tuple[str, str]:
         return "bad", "critical"
     if view.live:
         return "warn", "incident"
-    return ("unknown", "not judged") if not view.n_judged else ("good", "in order")
+    return ("unknown", "not judged") if not (view.n_judged or view.is_idle) else ("good", "in order")
 
 
 def _incident_table(view: View) -> str:

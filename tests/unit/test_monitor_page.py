@@ -79,6 +79,7 @@ def test_nothing_judged_is_not_in_order() -> None:
     nothing = view(with_incident=False, n_judged=0)
     assert "nothing could be judged" in words(nothing)
     assert "not judged" in live_page(nothing)
+    assert "not judged" not in live_page(nothing._replace(is_idle=True))
     assert "in order" in live_page(view(with_incident=False))
 
 
