@@ -24,6 +24,9 @@ from mltrust.io.tables import Lakehouse
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
 
+# Minutes on one lakehouse: more than the suite's budget for all jobs together.
+pytestmark = pytest.mark.slow
+
 START = datetime(2026, 9, 7, tzinfo=UTC)
 DAYS = 36
 PER_HOUR = 240

@@ -31,6 +31,9 @@ from tests.jobs.conftest import AS_OF, World
 from tests.jobs.test_pipeline import newest_run
 from tests.unit.conftest import edited
 
+# Minutes on one lakehouse: more than the suite's budget for all jobs together.
+pytestmark = pytest.mark.slow
+
 SECRET = "a secret of 32 bytes for the test"
 KEY = ["event_date", "request_id", "item_id"]
 #: What may differ between two runs of one replay.
@@ -347,7 +350,6 @@ def told(world: World, replay_id: str) -> dict[tuple[str, ...], tuple[float, str
     return {tuple(row[name] for name in names): (row["value"], row["verdict"]) for row in rows.to_dict("records")}
 
 
-@pytest.mark.slow
 def test_a_killed_replay_is_finished_by_the_next_run_and_equals_an_undisturbed_one(exported: World) -> None:
     config = conf_of(exported, "killed")
     process = started(exported, config)
