@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def _basis(lake: Lakehouse, conf: Conf, of_model: DataFrame, tracked: Tracked) -
         *((name, "cells", each.version, each.to_plain()) for name, each in found.cells.items()),
         *((name, _SLICE_VALUES, "", list(values)) for name, values in found.kept.items()),
     ]
-    times = dict(zip(("window_start", "window_end"), map(_midnight, reference), strict=True))
+    times = reference.times("window")
     made = [
         {"column": name, "kind": kind, "edges_version": version, "cells": json.dumps(plain), **where, **times}
         for name, kind, version, plain in artefacts
@@ -144,10 +144,6 @@ def _range(window: Window) -> dict[str, str]:
     return {"window_start": f"{window.start} 00:00:00", "window_end": f"{window.end} 00:00:00"}
 
 
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
 def _days() -> tuple[Column, Column]:
     """The window of a row, in days: Python gives times in the zone of the machine."""
     return F.to_date("window_start").alias("start"), F.to_date("window_end").alias("end")
@@ -159,7 +155,7 @@ def _window(row: Row) -> Window:
 
 def _read(rows: DataFrame, windows: Sequence[Window]) -> dict[Slot, dict[Key, Profile]]:
     """Profiles by whose they are and by column and slice; the driver holds some thousand counts of each."""
-    starts = [_midnight(window.start) for window in windows]
+    starts = [window.start_time for window in windows]
     found: dict[Slot, dict[Key, Profile]] = {}
     for row in rows.where(F.col("window_start").isin(starts)).select("*", *_days()).collect():
         if (window := _window(row)) not in windows:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
 from typing import ClassVar, Literal, NamedTuple
 
@@ -35,6 +35,18 @@ class Window(NamedTuple):
     @property
     def days(self) -> int:
         return (self.end - self.start).days
+
+    @property
+    def start_time(self) -> datetime:
+        return datetime.combine(self.start, time(), UTC)
+
+    @property
+    def end_time(self) -> datetime:
+        return datetime.combine(self.end, time(), UTC)
+
+    def times(self, name: str) -> dict[str, datetime]:
+        """Both ends as the columns `<name>_start` and `<name>_end` of a table."""
+        return {f"{name}_start": self.start_time, f"{name}_end": self.end_time}
 
     def before(self, days: int) -> "Window":
         """The window as long, so many days earlier."""

@@ -1,7 +1,7 @@
 """What a run says of drift: Markdown, the metrics of its MLflow run, and the rows of `drift_findings`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from math import isnan, nan
 from typing import NamedTuple
 
@@ -36,11 +36,9 @@ def rows(judged: Sequence[Judged]) -> list[dict[str, object]]:
 def _whose(family: Family) -> dict[str, object]:
     """What a finding is of, and against what."""
     return family.population._asdict() | {
-        "window_start": _midnight(family.window.start),
-        "window_end": _midnight(family.window.end),
+        **family.window.times("window"),
         "reference": family.reference,
-        "reference_start": _midnight(family.reference_span.start),
-        "reference_end": _midnight(family.reference_span.end),
+        **family.reference_span.times("reference"),
         "drift_type": _DRIFT_TYPES.get(family.against.kind, "BASELINE"),
         "decides": family.against.decides,
     }
@@ -50,10 +48,6 @@ def _as_finding(check: QualityFinding) -> Finding:
     """A check of the quality of data among the findings; it belongs to no family of tests."""
     found = Finding(*OVERALL, check.column, QUALITY, check.check, check.verdict, check.reason)
     return found._replace(value=check.value, pvalue=check.pvalue)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def metrics(judged: Sequence[Judged]) -> dict[str, float | None]:

@@ -1,7 +1,6 @@
 """What a run says of attributions and performance: rows of the tables, and their part of the description."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time
 from math import isnan
 
 from mltrust.drift.families import EVERY_ROW
@@ -9,7 +8,7 @@ from mltrust.drift.findings import Finding
 from mltrust.drift.moves import Move
 from mltrust.drift.readout import ModelShifts
 from mltrust.drift.shifts import Shift
-from mltrust.drift.spec import Drift, Window
+from mltrust.drift.spec import Drift
 from mltrust.drift.words import subject
 from mltrust.report.numbers import number
 from mltrust.slices import Slice
@@ -34,8 +33,8 @@ def finding_rows(moved: Sequence[ModelShifts], drift: Drift) -> list[dict[str, o
             "model_version": each.model_version,
             "traffic": "production",
             "arm": EVERY_ROW,
-            **_times("window", each.window),
-            **_times("reference", reference),
+            **each.window.times("window"),
+            **reference.times("reference"),
             "reference": "fixed",
             "drift_type": "BASELINE",
             "decides": True,
@@ -69,7 +68,7 @@ def performance_rows(moved: Sequence[ModelShifts]) -> list[dict[str, object]]:
             rows.append(
                 estimate._asdict()
                 | where._asdict()
-                | _times("window", each.window)
+                | each.window.times("window")
                 | {"model_version": each.model_version, "arm": EVERY_ROW, "reference": shift.reference}
                 | {"difference": shift.value, "difference_std_error": shift.std_error}
                 | {name: getattr(shift, name) for name in _OF_SHIFT}
@@ -78,14 +77,6 @@ def performance_rows(moved: Sequence[ModelShifts]) -> list[dict[str, object]]:
 
 
 _OF_SHIFT = ("pvalue", "qvalue", "n_family", "threshold", "mde", "verdict", "reason")
-
-
-def _times(name: str, window: Window) -> dict[str, datetime]:
-    return {f"{name}_start": _midnight(window.start), f"{name}_end": _midnight(window.end)}
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def metrics(performance: Sequence[ModelShifts]) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ counted are integers, so that no partitioning changes a bit of the result.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import date
 from typing import NamedTuple
 
 import numpy as np
@@ -366,8 +366,8 @@ def _final(total: Mapping[tuple[_Key, int], Profile], survey: Survey) -> pa.Reco
     windows = [survey.windows[key.window_at] for key, _ in total]
     columns = (
         *([getattr(key, name) for key, _ in total] for name in _ROW_KEY),
-        [datetime.combine(each.start, time(), UTC) for each in windows],
-        [datetime.combine(each.end, time(), UTC) for each in windows],
+        [each.start_time for each in windows],
+        [each.end_time for each in windows],
         [each.slice_key for each in slices],
         [each.slice_value for each in slices],
         [names[at] for _, at in total],
