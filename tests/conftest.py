@@ -36,7 +36,8 @@ def spark(workplace: Path) -> Iterator["SparkSession"]:
     from mltrust import runtime
     from mltrust.conf import Settings
 
-    tuned = {"spark.sql.shuffle.partitions": "2"}
+    # Models of the tests are classes of theirs, which the workers must find from any folder.
+    tuned = {"spark.sql.shuffle.partitions": "2", "spark.executorEnv.PYTHONPATH": str(ROOT)}
     session = runtime.session(Settings(root=str(workplace / ".lakehouse"), master="local[2]", spark=tuned), "tests")
     yield session
     session.stop()
