@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -273,8 +273,12 @@ class Lakehouse:
         retried(lambda: self.spark.sql(f"OPTIMIZE {self._sql_name(name)}{where}{order}"))
 
     def vacuum(self, name: str) -> None:
-        """Removes files that no version within the table's retention needs."""
-        self.spark.sql(f"VACUUM {self._sql_name(name)}")
+        """Removes files that no version within the table's retention needs; a younger table has none."""
+        made = self.spark.sql(f"DESCRIBE DETAIL {self._sql_name(name)}").select("createdAt").first()
+        kept = timedelta(days=self._keep_days[self.tables[name].keep])
+        created = made and made["createdAt"]
+        if created is None or created.astimezone(UTC) + kept < datetime.now(UTC):
+            self.spark.sql(f"VACUUM {self._sql_name(name)}")
 
     def purge(self, name: str, keep_hours: int) -> None:
         """Removes files that no version of the last hours needs; earlier ones cannot be read in full any more.

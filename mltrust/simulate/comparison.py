@@ -64,12 +64,16 @@ def _found(row: Planted, planted: Sequence[Planted], found: Found) -> str:
 
 
 def _drifted(row: Planted, planted: Sequence[Planted], findings: Sequence[Row]) -> str:
-    """Whether any test of the column breached; of `no drift`, of any column that nothing was planted in."""
+    """Breach where any test of the column did; of `no drift`, of any column that nothing was planted in.
+
+    What too little data could not say hides nothing that another test of the column says.
+    """
     known = {each.column for each in planted if each.kind == "drift"}
     own = [each for each in findings if each["model_name"] == row.model_name]
-    own = [each for each in own if _is_looked_at(row, str(each["column"]), known)]
-    verdicts = {str(each["verdict"]) for each in own}
-    return str(Verdict.BREACH) if Verdict.BREACH in verdicts else " and ".join(sorted(verdicts)) or "nothing"
+    verdicts = {str(each["verdict"]) for each in own if _is_looked_at(row, str(each["column"]), known)}
+    return next(
+        (str(each) for each in (Verdict.BREACH, Verdict.PASS, Verdict.INCONCLUSIVE) if each in verdicts), "nothing"
+    )
 
 
 def _is_looked_at(row: Planted, column: str, known: Collection[str | None]) -> bool:

@@ -1,8 +1,8 @@
 """The state of tables: their files, and whether what is promised of their keys holds."""
 
 import re
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from pyspark.sql import DataFrame
@@ -10,34 +10,55 @@ from pyspark.sql import functions as F
 
 
 class Files(NamedTuple):
-    """Files of a table. Its `loose` partitions have several small ones."""
+    """Files of a partition, or of several."""
 
     n_rows: int
     n_files: int
     n_small_files: int
     n_bytes: int
-    loose: tuple[date | str, ...]
 
 
-def files_of(rows: DataFrame, small_bytes: int, partition: str | None) -> Files:
-    """The files of a table or of some partitions of it, from their footers; one Spark job."""
-    value = F.col(partition) if partition else F.lit("")
-    files = rows.groupBy(F.col("_metadata.file_path").alias("path"), value.alias("partition")).agg(
-        F.first("_metadata.file_size").alias("size"), F.count("*").alias("n_rows")
+class Stored(NamedTuple):
+    """The rows of a table and the column that they are partitioned by."""
+
+    rows: DataFrame
+    partition: str | None
+
+
+def files_of(tables: Mapping[str, Stored], small_bytes: int) -> dict[str, dict[str, Files]]:
+    """Per table and partition ('' where a table has none) its files, from their footers; one job for all tables.
+
+    Partitions are texts, dates as in 2026-10-05. A table without rows has none.
+    """
+    if not tables:
+        return {}
+    files = reduce(DataFrame.unionByName, (_files(name, *stored) for name, stored in tables.items()))
+    partitions = files.groupBy("table", "partition").agg(
+        F.sum("n_rows").alias("n_rows"),
+        F.count("*").alias("n_files"),
+        F.count_if(F.col("size") < small_bytes).alias("n_small_files"),
+        F.sum("size").alias("n_bytes"),
     )
-    found = (
-        files.groupBy("partition")
-        .agg(
-            F.sum("n_rows").alias("n_rows"),
-            F.count("*").alias("n_files"),
-            F.count_if(F.col("size") < small_bytes).alias("n_small_files"),
-            F.sum("size").alias("n_bytes"),
-        )
-        .collect()
+    found: dict[str, dict[str, Files]] = {name: {} for name in tables}
+    for row in partitions.collect():
+        found[row["table"]][row["partition"]] = Files(*(row[name] for name in Files._fields))
+    return found
+
+
+def _files(name: str, rows: DataFrame, partition: str | None) -> DataFrame:
+    value = F.col(partition).cast("string") if partition else F.lit("")
+    one = rows.select(
+        F.lit(name).alias("table"),
+        value.alias("partition"),
+        F.col("_metadata.file_path").alias("path"),
+        F.col("_metadata.file_size").alias("size"),
     )
-    loose = sorted(row["partition"] for row in found if row["n_small_files"] > 1)
-    n_rows, n_files, n_small_files, n_bytes = (sum(row[name] for row in found) for name in Files._fields[:4])
-    return Files(n_rows, n_files, n_small_files, n_bytes, tuple(loose))
+    return one.groupBy("table", "partition", "path").agg(F.first("size").alias("size"), F.count("*").alias("n_rows"))
+
+
+def total(partitions: Mapping[str, Files]) -> Files:
+    """The files of all partitions."""
+    return Files(*(sum(getattr(files, name) for files in partitions.values()) for name in Files._fields))
 
 
 def repeated_keys(rows: DataFrame, key: Sequence[str]) -> int:
