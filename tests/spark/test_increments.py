@@ -205,11 +205,12 @@ def assert_increments_give_the_full_past(spark: SparkSession, shipped: Conf, see
         assert {day.day for _, day in lake.unit_days()} <= set(range(4, before.as_of.day))
 
 
+@pytest.mark.slow
 def test_increments_give_the_full_past_in_any_order_of_arrival(spark: SparkSession, shipped: Conf) -> None:
     assert_increments_give_the_full_past(spark, shipped, seed=1)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_increments_give_the_full_build_in_any_order_of_arrival(
     spark: SparkSession, shipped: Conf, seed: int
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_quantile_from_cells_is_that_of_the_sorted_rows_but_for_a_cell(tables:
         assert abs(np.log(found / exact)) <= np.log(10_000) / 400
 
 
+@pytest.mark.slow
 def test_a_guardrail_on_a_quantile_excludes_a_loss_or_finds_one(tables: Tables) -> None:
     for relative, verdict in ((0.5, Verdict.PASS), (0.001, Verdict.BREACH)):
         spec = experiment(MEAN, replace(P90, role="guardrail", margin=Margin(relative=relative)))
@@ -151,6 +152,7 @@ def test_a_guardrail_on_a_quantile_excludes_a_loss_or_finds_one(tables: Tables) 
         assert (row.verdict, row.decides) == (verdict, True), row
 
 
+@pytest.mark.slow
 def test_too_few_units_and_a_changed_allocation_have_no_verdict_and_say_why(tables: Tables) -> None:
     few = tables._replace(exposures=tables.exposures.where(F.col("unit_id").cast("int") < 300))
     [row] = [each for each in read(few) if each.metric == "p90" and each.overall]

@@ -156,6 +156,7 @@ def test_rare_combinations_stay_behind(spark: SparkSession) -> None:
     assert found.anonymity == (3, 3, 1, 2)
 
 
+@pytest.mark.slow
 def test_the_hash_is_of_the_content_whatever_the_order_and_partitions(spark: SparkSession) -> None:
     rows = [row(f"r{at}", note=f"n{at}") for at in range(20)]
     plan = masking.plan(contract())

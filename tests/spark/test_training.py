@@ -249,6 +249,7 @@ def test_a_set_that_ends_after_as_of_takes_what_is_mature_and_no_row_from_after_
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
+@pytest.mark.slow
 def test_the_hash_does_not_depend_on_the_order_or_the_partitions(
     spark: SparkSession, random: st.random_module, n: int
 ) -> None:
@@ -336,6 +337,7 @@ def test_a_summary_is_one_pass(spark: SparkSession, count_jobs: CountJobs) -> No
     assert jobs.n == 4
 
 
+@pytest.mark.slow
 def test_what_arrives_after_the_versions_that_are_read_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
     contract, _ = conf.read(Contract, ROOT / "conf/contracts/recommendations.yaml")
     lake = Lakehouse(spark, contract, root=str(tmp_path), keep_days={"audit": 400, "rebuild": 30})

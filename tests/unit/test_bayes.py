@@ -115,7 +115,7 @@ def test_the_chance_to_beat_is_the_closed_sum(control: tuple[int, int], treatmen
     assert worse.chance_to_beat == pytest.approx(1 - exact, rel=0, abs=1e-10)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=10)
 @given(COUNTS, COUNTS)
 def test_swapping_the_arms_and_the_direction_swaps_the_result(c: tuple[int, int], t: tuple[int, int]) -> None:
     result = beta_binomial(control=share(*c), treatment=share(*t), increase_is_good=True)

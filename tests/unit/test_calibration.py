@@ -124,7 +124,7 @@ def test_a_few_runs_of_every_test_keep_what_it_promises(name: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_experiments_without_a_reason_to_ship_seldom_ship(scenario: Scenario) -> None:
-    found, runs = simulate_ship(scenario, 0, 10), 10
+    found, runs = simulate_ship(scenario, 0, 4), 4
     for inference in INFERENCES:
         assert found.get(f"{inference}: ship", 0) <= stats.binom.ppf(0.999, runs, scenario.promised)
 

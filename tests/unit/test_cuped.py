@@ -357,6 +357,7 @@ def poisson_batches(rng: np.random.Generator, n: int, batch: int = 500) -> Itera
         yield np.stack([rng.poisson(pace), before, is_new], axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [normal_batches, poisson_batches])
 def test_it_rejects_at_its_level(batches: Callable[[np.random.Generator, int], Iterator[FloatArray]]) -> None:
     sizes = (200, 120)

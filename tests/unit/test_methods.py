@@ -348,6 +348,7 @@ def claims(found: Sequence[Effect]) -> int:
     return sum(row.verdict is not Verdict.INCONCLUSIVE for row in found if row.decides and row.role == "goal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"pre_days": 14}, {"inference": "always_valid", "horizon": 2000}])
 def test_without_an_effect_a_goal_is_seldom_claimed(changes: dict[str, object]) -> None:
     spec = {"metrics": (MONEY, SLOW), **changes}

@@ -191,6 +191,7 @@ def test_the_worst_crossing_is_found_on_one_half_and_confirmed_on_the_other() ->
     assert "loses, found and confirmed" in row.reason
 
 
+@pytest.mark.slow
 def test_a_search_without_a_loss_confirms_at_its_level() -> None:
     spec = experiment(MONEY, slices=SEARCHED, search=Search(("device", "region"), depth=2))
     n = 150

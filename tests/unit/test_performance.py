@@ -156,6 +156,7 @@ def test_a_rule_refuses_nonsense(field: str, value: float) -> None:
         PerformanceRule(**{field: value})
 
 
+@pytest.mark.slow
 def test_clean_windows_seldom_breach() -> None:
     """80 windows of 1,000 predictions against 4,000, q = 0.05 without floors: at most the 99.9 % quantile."""
     rule = PerformanceRule(q=0.05, auc=0, log_loss=0, brier=0, calibration_in_the_large=0, calibration_slope=0)
