@@ -38,8 +38,7 @@ _DELTA = {
 }
 # What every result depends on, whoever made the session.
 _SEMANTICS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
-# Defaults are for large tables: Delta's CREATE took 51 s with them on one machine and 4 s with these. What a local
-# session is to do at length wants its own, under `spark` in the environment's file.
+# Delta's defaults are for large tables: CREATE took 51 s with them on one machine and 4 s with these.
 _SMALL_TABLES = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.shuffle.partitions": "4",
@@ -49,8 +48,6 @@ _SMALL_TABLES = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "2g",
-    # A local session lives for minutes and plans most of the time; the second compiler took a third of its processor.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
 }
 
 Run = Callable[..., Exit]

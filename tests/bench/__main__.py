@@ -19,7 +19,6 @@ from mltrust.formats import avro, protobuf
 from mltrust.formats.files import WireReader
 from mltrust.record import RecordReader
 from mltrust.spark.moments import Block, CellSet, cells
-from tests.bench import AT_LENGTH
 from tests.bench.client import client
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +70,7 @@ def formats(n: int = 20_000) -> None:
 def reducing(n: int, n_metrics: int) -> None:
     names = [f"m{at}" for at in range(2 * n_metrics)]
     with TemporaryDirectory() as folder:
-        spark = runtime.session(Settings(root=folder, master="local[*]", spark=AT_LENGTH), "bench")
+        spark = runtime.session(Settings(root=folder, master="local[*]"), "bench")
         pairs = list(zip(names[::2], names[1::2], strict=True))
         frame = spark.range(n).select(
             (F.col("id") % 200).cast("string").alias("cell"),

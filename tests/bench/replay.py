@@ -30,7 +30,6 @@ from mltrust.replay.compare import CANDIDATE, CHAMPION, Role
 from mltrust.replay.perturb import Context, Spread
 from mltrust.replay.spec import Perturbation
 from mltrust.spark.scoring import Input, Scorer, Task, scored
-from tests.bench import AT_LENGTH
 from tests.bench.__main__ import seconds
 
 FEATURES = [f"x{at}" for at in range(12)]
@@ -136,7 +135,7 @@ def main(n: int) -> int:
         fitted = trained()
         for name, model in fitted.items():
             registered(name, model)
-        spark = runtime.session(Settings(root=folder, master=f"local[{CORES}]", spark=AT_LENGTH), "bench")
+        spark = runtime.session(Settings(root=folder, master=f"local[{CORES}]"), "bench")
         path = f"{folder}/rows"
         columns = (F.randn(at).alias(name) for at, name in enumerate(FEATURES))
         spark.range(0, n, 1, 8).select("id", *columns).write.parquet(path)
