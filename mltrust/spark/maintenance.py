@@ -32,7 +32,10 @@ def files_of(tables: Mapping[str, Stored], small_bytes: int) -> dict[str, dict[s
     """
     if not tables:
         return {}
-    files = reduce(DataFrame.unionByName, (_files(name, *stored) for name, stored in tables.items()))
+    rows = reduce(DataFrame.unionByName, (_located(name, *stored) for name, stored in tables.items()))
+    files = rows.groupBy("table", "partition", "path").agg(
+        F.first("size").alias("size"), F.count("*").alias("n_rows")
+    )
     partitions = files.groupBy("table", "partition").agg(
         F.sum("n_rows").alias("n_rows"),
         F.count("*").alias("n_files"),
@@ -45,15 +48,14 @@ def files_of(tables: Mapping[str, Stored], small_bytes: int) -> dict[str, dict[s
     return found
 
 
-def _files(name: str, rows: DataFrame, partition: str | None) -> DataFrame:
-    value = F.col(partition).cast("string") if partition else F.lit("")
-    one = rows.select(
+def _located(name: str, rows: DataFrame, partition: str | None) -> DataFrame:
+    """Of every row where it lies."""
+    return rows.select(
         F.lit(name).alias("table"),
-        value.alias("partition"),
+        (F.col(partition).cast("string") if partition else F.lit("")).alias("partition"),
         F.col("_metadata.file_path").alias("path"),
         F.col("_metadata.file_size").alias("size"),
     )
-    return one.groupBy("table", "partition", "path").agg(F.first("size").alias("size"), F.count("*").alias("n_rows"))
 
 
 def total(partitions: Mapping[str, Files]) -> Files:
