@@ -22,8 +22,11 @@ settings.load_profile("any machine")
 
 
 # Hundreds of different queries of a second each: the second compiler took a third of the processor for what never ran
-# again, and with one the suite took half of the time.
-_SHORT_QUERIES = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+# again. Without it Java keeps 48 MB of code, which were full after some minutes and then swept without end.
+_SHORT_QUERIES = {
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseParallelGC",
+    "spark.driver.memory": "3g",
+}
 
 
 @pytest.fixture(scope="session")
