@@ -187,10 +187,10 @@ class Lakehouse:
         return all(_appends(row.asDict()) for row in commits)
 
     def rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> DataFrame:
-        """A frame of few rows in the table's schema; a nan becomes NULL, as it must not reach a table."""
+        """A frame of few rows in the table's schema, to be one file; a nan becomes NULL and reaches no table."""
         schema = self.read(name).schema
         plain = [tuple(_plain(row[each.name], each.dataType) for each in schema) for row in rows]
-        return self.spark.createDataFrame(plain, schema)
+        return self.spark.createDataFrame(plain, schema).coalesce(1)
 
     def insert_new(self, rows: DataFrame, name: str, dates: Sequence[date]) -> None:
         """Inserts the rows whose key the table does not hold, and reads only the partitions of `dates`.
