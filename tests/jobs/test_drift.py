@@ -13,6 +13,9 @@ from mltrust.verdicts import Exit
 from tests.jobs.conftest import World
 from tests.jobs.test_pipeline import newest_run
 
+# Minutes on one lakehouse: more than the budget of all jobs together.
+pytestmark = pytest.mark.slow
+
 AS_OF = datetime(2026, 10, 26, tzinfo=UTC)
 _OF_RUN = ("run_id", "written_at")
 

@@ -128,6 +128,7 @@ def log(spark: SparkSession, tmp_path: Path) -> Log:
     return log
 
 
+@pytest.mark.slow
 def test_a_run_reads_and_replaces_its_own_days_and_no_others(log: Log) -> None:
     def report(day: int) -> Exit:
         return report_log_health.run(log.spark, log.conf, datetime(2026, 10, day, tzinfo=UTC))

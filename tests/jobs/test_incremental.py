@@ -158,6 +158,7 @@ def test_late_rows_corrections_and_a_new_column_are_taken_in(grown: Experiment) 
     )
 
 
+@pytest.mark.slow
 def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -> None:
     shipped = grown.experiment.the_experiment()
     phases = {date(2026, 10, 7): {"control": 1.0, "treatment": 1.0}}
@@ -186,6 +187,7 @@ def test_the_past_of_units_is_built_and_adjusts_the_effects(grown: Experiment) -
         analyze_experiment.run(grown.spark, grown.experiment, day(8))
 
 
+@pytest.mark.slow
 def test_after_rows_were_removed_everything_is_built_again(grown: Experiment) -> None:
     grown.spark.sql(
         f"ALTER TABLE delta.`{grown.lake.path('inference_log')}` SET TBLPROPERTIES ('delta.appendOnly' = 'false')"

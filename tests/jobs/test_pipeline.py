@@ -140,6 +140,7 @@ def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None
     assert run.data.metrics["effect/conversion/device:tablet"] == effects["conversion", "device", "tablet"]
 
 
+@pytest.mark.slow
 def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(world: World, tmp_path: Path) -> None:
     folder = shutil.copytree(world.conf, tmp_path / "conf")
     config = folder / "experiments/ranker_v2.yaml"
