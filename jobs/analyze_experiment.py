@@ -42,7 +42,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
             histograms=conf.columns.histograms,
         )
         found = readout(states, experiment, as_of.date(), conf.columns.delays())
-        where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
+        where = mine | {"as_of": as_of}
         for name, results in (
             ("experiment_effects", found.effects),
             ("experiment_checks", found.checks),

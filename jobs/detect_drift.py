@@ -39,7 +39,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, rehearse: str | None =
         judged = judge(past[0], found.cells, drift, profiling.counted(log, conf, as_of))
         more = model_drift(lake, inputs, conf, found, judged, as_of)
         mine = {"model_name": monitor.model_name, "monitor_id": monitor.monitor_id}
-        where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
+        where = mine | {"as_of": as_of}
         for name, results in (
             ("drift_findings", [*report.rows(judged), *of_models.finding_rows(more.tests(), drift)]),
             ("performance", of_models.performance_rows(more.performance)),

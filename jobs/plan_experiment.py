@@ -33,7 +33,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         found = plan(states, experiment, trial)
         mine = {"experiment_id": experiment.experiment_id}
         rows = [row._asdict() | mine for row in found.prospects]
-        where = mine | {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}
+        where = mine | {"as_of": as_of}
         lake.replace(lake.rows("experiment_plans", [row | tracked.stamp for row in rows]), "experiment_plans", where)
         tracked.run.table([row._asdict() for row in found.prospects if row.overall], "experiment_plans.json")
         tracked.run.metrics(metrics(found))

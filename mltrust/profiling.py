@@ -70,7 +70,7 @@ def profiled(lake: Lakehouse, conf: Conf, log: DataFrame, windows: Sequence[Wind
         names = {"model_name": F.lit(monitor.model_name), "survey_hash": F.lit(survey_hash)}
         rows = tracked.stamped(profiles(of_model, survey._replace(windows=missing)).withColumns(names))
         where = {"model_name": monitor.model_name, "survey_hash": survey_hash}
-        lake.replace(rows, "drift_profile", where, ranges=[_range(window) for window in missing])
+        lake.replace(rows, "drift_profile", where, ranges=[window.times("window") for window in missing])
     wanted = lake.read("drift_profile", where={"model_name": monitor.model_name, "survey_hash": survey_hash})
     return Profiled(_read(wanted, windows), basis.cells, basis.kept, len(missing))
 
@@ -138,10 +138,6 @@ def _survey_hash(survey: Survey) -> str:
         [survey.unit, survey.with_shadowed],
     )
     return short_hash(json.dumps(shaping, sort_keys=True))
-
-
-def _range(window: Window) -> dict[str, str]:
-    return {"window_start": f"{window.start} 00:00:00", "window_end": f"{window.end} 00:00:00"}
 
 
 def _days() -> tuple[Column, Column]:

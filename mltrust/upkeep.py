@@ -39,7 +39,7 @@ def maintain(lake: Lakehouse, conf: Conf, as_of: datetime, tracked: Tracked, pur
     files = before | _files(lake, conf, [name for name in names if loose[name]])
     rows = [_kept(lake, name, files[name], len(loose[name]), recent, tracked) for name in names]
     stamped = lake.rows("maintenance", [row._asdict() | tracked.stamp for row in rows])
-    lake.replace(stamped, "maintenance", {"as_of": f"{as_of:%Y-%m-%d %H:%M:%S}"}, among={"table": names})
+    lake.replace(stamped, "maintenance", {"as_of": as_of}, among={"table": names})
     tracked.run.table([row._asdict() for row in rows], "maintenance.json")
     tracked.run.metrics({f"{row.table}/{name}": float(getattr(row, name)) for row in rows for name in _METRICS})
     verdict = Verdict.BREACH if any(row.verdict == Verdict.BREACH for row in rows) else Verdict.PASS

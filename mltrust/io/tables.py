@@ -212,14 +212,14 @@ class Lakehouse:
         self,
         rows: DataFrame,
         name: str,
-        where: Mapping[str, str],
+        where: Mapping[str, str | datetime],
         metadata: Mapping[str, object] | None = None,
         days: Sequence[date] | None = None,
-        ranges: Sequence[Mapping[str, str]] = (),
+        ranges: Sequence[Mapping[str, str | datetime]] = (),
         among: Mapping[str, Sequence[str]] | None = None,
         within: Mapping[str, Sequence[tuple[datetime, datetime]]] | None = None,
     ) -> None:
-        """Overwrites exactly the rows for which every column of `where` has the given text or timestamp.
+        """Overwrites exactly the rows for which every column of `where` has the given text or time.
 
         With `days`, of these only the rows whose `day` is one of them; with `ranges`, those that also match any of
         these; with `among` those in which every column has one of the texts, with `within` those in which every time
@@ -312,8 +312,11 @@ class Lakehouse:
         return rows.select(*(F.col(quoted(each.name)).cast(each.dataType).alias(each.name) for each in schema))
 
 
-def _equal(values: Mapping[str, str]) -> str:
-    return " AND ".join(f"{quoted(column)} = {literal(value)}" for column, value in values.items())
+def _equal(values: Mapping[str, str | datetime]) -> str:
+    return " AND ".join(
+        f"{quoted(column)} = {_moment(value) if isinstance(value, datetime) else literal(value)}"
+        for column, value in values.items()
+    )
 
 
 def _is_one_of(column: str, values: Sequence[date | str]) -> str:
