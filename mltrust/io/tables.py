@@ -22,6 +22,7 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.schemas import VIEWS, Keep, Table, literal, quoted, tables_of
+from mltrust.io.unfinished import remove_unfinished
 from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")
@@ -66,9 +67,18 @@ class Lakehouse:
         Raises SchemaError where a column of the table has another type.
         """
         for name in names:
-            table = self.tables[name]
-            retried(lambda table=table: self.spark.sql(self._create(table)))  # type: ignore[misc]
-            retried(lambda table=table: self._widen(table))  # type: ignore[misc]
+            try:
+                self._make(self.tables[name])
+            except Exception as error:
+                if self._catalog or not _is_no_table(error):
+                    raise
+                remove_unfinished(self.spark, self.path(name))
+                self._make(self.tables[name])
+
+    def _make(self, table: Table) -> None:
+        retried(lambda: self.spark.sql(self._create(table)))
+        # Between the folder and the first commit of another writer there is no table for some moments.
+        retried(lambda: self._widen(table), attempts=6, also=_NO_TABLE)
 
     def _create(self, table: Table) -> str:
         kept = f"interval {self._keep_days[table.keep]} days"
@@ -96,7 +106,7 @@ class Lakehouse:
         try:
             return self.spark.catalog.tableExists(self._sql_name(name))
         except Exception as error:  # of a path that is no table
-            if any(code in str(error) for code in _NO_TABLE):
+            if _is_no_table(error):
                 return False
             raise
 
@@ -368,13 +378,20 @@ _CONFLICTS = (
 )
 
 
-def retried(write: Callable[[], T], attempts: int = 12) -> T:
-    """The result of a write that is tried again, after a growing pause, while another writer is in its way."""
+def _is_no_table(error: Exception) -> bool:
+    return any(code in str(error) for code in _NO_TABLE)
+
+
+def retried(write: Callable[[], T], attempts: int = 12, also: Sequence[str] = ()) -> T:
+    """The result of a write that is tried again, after a growing pause, while another writer is in its way.
+
+    `also` are signs of more errors that pass.
+    """
     for attempt in range(1, attempts):
         try:
             return write()
         except Exception as error:  # classic and Connect sessions raise different types for one conflict
-            if not any(code in f"{type(error).__name__} {error}" for code in _CONFLICTS):
+            if not any(code in f"{type(error).__name__} {error}" for code in (*_CONFLICTS, *also)):
                 raise
             time.sleep(min(8.0, 0.2 * 2**attempt) * random.uniform(0.5, 1))
     return write()

@@ -14,6 +14,7 @@ from mltrust.contract import Contract, Feature, SchemaVersion
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.schemas import literal, quoted, tables_of
 from mltrust.io.tables import Lakehouse
+from mltrust.io.unfinished import remove_unfinished
 from mltrust.metrics import HistogramColumn, MetricColumns, RequestColumn
 from mltrust.record import RecordReader
 from tests.conftest import ROOT, CountFiles
@@ -225,6 +226,28 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
     assert [row["unit_id"] for row in lake.read("exposures", 1).collect()] == ["1"]
     with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
         lake.replace(exposure("b", "4"), "exposures", {"experiment_id": "a"})
+
+
+def test_a_table_is_made_where_the_one_that_made_it_was_killed_before_the_first_commit(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    lake = lake_at(spark, tmp_path)
+    log = tmp_path / "recommendations/ingest_batches/_delta_log"
+    log.mkdir(parents=True)
+    (log / f".{0:020}.json.5d3c.tmp").write_text("{")
+    lake.ensure("ingest_batches")
+    assert lake.read("ingest_batches").count() == 0
+    assert DeltaTable(str(log.parent)).version() == 0
+    assert [file.name for file in log.glob(".*.tmp")] == []
+
+
+def test_a_log_with_a_commit_is_never_removed(spark: SparkSession, tmp_path: Path) -> None:
+    log = tmp_path / "recommendations/ingest_batches/_delta_log"
+    log.mkdir(parents=True)
+    (log / f"{1:020}.json").write_text("{}")
+    with pytest.raises(DataError, match=f"is no table though its log holds {1:020}.json"):
+        remove_unfinished(spark, str(log.parent))
+    assert (log / f"{1:020}.json").exists()
 
 
 def test_a_newer_contract_adds_its_columns_and_old_rows_have_none(spark: SparkSession, tmp_path: Path) -> None:
