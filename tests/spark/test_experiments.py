@@ -93,6 +93,16 @@ def test_jobs_do_not_grow_with_metrics_and_slices(tables: Tables, count_jobs: Co
         states = read(tables)
     assert len(states.sets) == 3
     assert wide.n == narrow.n
+    with count_jobs() as one_by_one:
+        for metric in METRICS[:2]:
+            read(tables, replace(EXPERIMENT, metrics=(metric,)))
+    assert one_by_one.n == 2 * wide.n  # so the count above would tell
+
+
+@pytest.mark.slow
+def test_more_attributes_and_the_past_add_no_job(tables: Tables, count_jobs: CountJobs) -> None:
+    with count_jobs() as narrow:
+        read(tables, replace(EXPERIMENT, metrics=METRICS[:1]))
     with count_jobs() as of_all_attributes:
         states = read(tables, replace(EXPERIMENT, slices=Slicing(ATTRIBUTES)))
     assert states.sets.keys() == {(name,) for name in ATTRIBUTES}
@@ -101,10 +111,6 @@ def test_jobs_do_not_grow_with_metrics_and_slices(tables: Tables, count_jobs: Co
         states = read(tables, replace(EXPERIMENT, pre_days=3, covariates=("c0",)))
     assert "past c4" in states.overall.moments(METRICS[4], "c").columns
     assert with_past.n == narrow.n
-    with count_jobs() as one_by_one:
-        for metric in METRICS[:2]:
-            read(tables, replace(EXPERIMENT, metrics=(metric,)))
-    assert one_by_one.n == 2 * wide.n  # so the count above would tell
 
 
 def test_unit_days_are_scanned_once(tables: Tables, spark: SparkSession) -> None:
@@ -157,6 +163,7 @@ def test_overall_agrees_with_plain_sums(tables: Tables) -> None:
     assert metric_block(METRICS[4]) in next(iter(states.overall.blocks.values()))
 
 
+@pytest.mark.slow
 def test_what_the_conf_asks_for_beside_comes_from_the_same_pass(tables: Tables, count_jobs: CountJobs) -> None:
     with count_jobs() as plain:
         read(tables)
@@ -212,6 +219,7 @@ def test_units_that_meet_other_experiments_are_kept_by_their_variants(tables: Ta
     assert met["c"].count(UNITS, "c") + met["(none)"].count(UNITS, "c") == states.overall.count(UNITS, "c")
 
 
+@pytest.mark.slow
 def test_other_metrics_over_the_same_columns_shuffle_no_more_bytes(tables: Tables, spark: SparkSession) -> None:
     context = spark.sparkContext._jsc.sc()
 
@@ -330,6 +338,7 @@ def test_a_sample_is_drawn_by_stratum_and_its_units_stand_for_all(tables: Tables
         assert abs(mine.mean[0] - everyone.mean[0]) < 4 * error
 
 
+@pytest.mark.slow
 def test_the_units_of_a_sample_are_the_same_ones_however_it_is_reduced(tables: Tables) -> None:
     finest, declared = read(tables, SAMPLED), read(tables, SAMPLED, max_cells=1)
     for one, other in zip(finest.every_slice(), declared.every_slice(), strict=True):
@@ -341,6 +350,7 @@ def test_the_units_of_a_sample_are_the_same_ones_however_it_is_reduced(tables: T
             np.testing.assert_allclose(a.scatter, b.scatter, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_effects_of_a_sample_are_those_of_weighted_least_squares(tables: Tables, spark: SparkSession) -> None:
     states = read(tables, SAMPLED)
     drawn, _ = experiments.sampled(experiments.exposed_units(tables.exposures, SAMPLED, AS_OF), SAMPLED)

@@ -84,6 +84,7 @@ def bits(found: list[Cell]) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_same_partitioning_gives_the_same_bits_and_another_the_same_to_1e12(spark: SparkSession) -> None:
     columns = sample(3000)
     [first], [again], [other] = (

@@ -182,6 +182,7 @@ def test_the_counts_are_those_of_numpy(
     assert location.sum(axis=1).tolist() == expected.location.sum(axis=1).tolist()
 
 
+@pytest.mark.slow
 def test_partitions_change_no_bit(log: DataFrame, survey: Survey, found: dict[tuple[object, ...], Row]) -> None:
     again = {_key(row): row for row in profiles(log.repartition(5, "request_id"), survey).collect()}
     assert again == found
@@ -191,6 +192,7 @@ def test_partitions_change_no_bit(log: DataFrame, survey: Survey, found: dict[tu
     )
 
 
+@pytest.mark.slow
 def test_columns_slices_and_windows_add_no_job(log: DataFrame, survey: Survey, count_jobs: CountJobs) -> None:
     one = Survey({"features.age": survey.cells["features.age"]}, DAYS[:1], Slicing(), {})
     with count_jobs() as few:

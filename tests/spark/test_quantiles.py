@@ -164,6 +164,7 @@ def test_too_few_units_and_a_changed_allocation_have_no_verdict_and_say_why(tabl
     assert "the allocation changed" in row.reason
 
 
+@pytest.mark.slow
 def test_quantiles_cost_two_jobs_however_many(tables: Tables, count_jobs: CountJobs) -> None:
     def jobs(*metrics: Metric) -> int:
         with count_jobs() as counted:

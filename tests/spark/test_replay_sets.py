@@ -146,6 +146,7 @@ def test_every_policy_does_what_it_says(spark: SparkSession) -> None:
     assert set(empty["features"].asDict().values()) == {None}
 
 
+@pytest.mark.slow
 def test_rare_combinations_stay_behind(spark: SparkSession) -> None:
     rows = [*(row(f"tv{at}") for at in range(3)), row("fridge", device="fridge"), row("none", device=None),
             row("tv with a mail", note=PLANTED["mail"])]  # fmt: skip

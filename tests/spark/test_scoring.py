@@ -101,6 +101,7 @@ def test_a_row_that_fails_is_a_row_with_its_error_and_the_others_have_their_scor
         assert row["champion"] is None or row["champion"] == age / 100
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_once_per_worker_however_many_tasks_it_has(spark: SparkSession, place: Place) -> None:
     place.loads.write_text("")
     task = Task((scorer(CHAMPION, "plain"),), batch_rows=10)

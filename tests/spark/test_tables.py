@@ -1,5 +1,6 @@
 """Tables: constraints, immutability, writes that replace exactly their rows, and what other readers see."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_files_read_by_deduplicating_a_date_do_not_grow_with_the_number_of_dates
     lake.ensure("inference_log")
     lake.insert_new(record(lake, "first"), "inference_log", [date(2026, 10, 5)])
     files = []
-    for age in (1, 3):
+    for age in (1, 2):
         for day in range(1, age + 1):
             old = record(lake, f"old{age}-{day}").withColumns(
                 {
@@ -189,8 +190,8 @@ def test_files_read_by_deduplicating_a_date_do_not_grow_with_the_number_of_dates
         with count_files() as read:
             lake.insert_new(record(lake, f"next{age}"), "inference_log", [date(2026, 10, 5)])
         files.append(read.of["inference_log"])
-    assert files == [1, 2]  # those of its own date, of 2 and of 6
-    assert lake.read("inference_log").select(F.input_file_name()).distinct().count() == 7
+    assert files == [1, 2]  # those of its own date, of 2 and of 5
+    assert lake.read("inference_log").select(F.input_file_name()).distinct().count() == 6
 
 
 def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse) -> None:
@@ -229,8 +230,9 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
 
 
 def test_a_table_is_made_where_the_one_that_made_it_was_killed_before_the_first_commit(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # for the commit of a writer that is alive
     lake = lake_at(spark, tmp_path)
     log = tmp_path / "recommendations/ingest_batches/_delta_log"
     log.mkdir(parents=True)

@@ -123,6 +123,7 @@ def test_a_few_runs_of_every_test_keep_what_it_promises(name: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.slow
 def test_experiments_without_a_reason_to_ship_seldom_ship(scenario: Scenario) -> None:
     found, runs = simulate_ship(scenario, 0, 4), 4
     for inference in INFERENCES:

@@ -195,12 +195,13 @@ def assert_level(pvalues: list[float], level: float = 0.05) -> None:
     assert low <= np.sum(np.array(pvalues) < 0.05) <= high
 
 
-@pytest.mark.parametrize("n", [10, 400])
+@pytest.mark.parametrize("n", [10, pytest.param(400, marks=pytest.mark.slow)])
 def test_heterogeneity_rejects_one_effect_in_all_slices_at_its_level(n: int) -> None:
     runs = simulated(np.random.default_rng(3), np.full(4, 0.3), n)
     assert_level([heterogeneity(run).pvalue for run in runs])
 
 
+@pytest.mark.slow
 def test_the_qualitative_test_is_at_its_level_where_one_effect_is_large_and_the_others_are_0() -> None:
     runs = simulated(np.random.default_rng(4), np.array([9.0, 0, 0, 0]), 400)
     assert_level([qualitative_interaction(run).pvalue for run in runs])

@@ -258,6 +258,7 @@ def test_quantiles_of_other_levels_are_not_compared() -> None:
         compare_quantiles(control=known(1, 1), treatment=known(1, 1, level=0.5))
 
 
+@pytest.mark.slow
 def test_intervals_of_differences_of_clustered_quantiles_hold_the_truth() -> None:
     rng, runs = np.random.default_rng(10), 2000
     covered, naive = 0, 0

@@ -61,6 +61,7 @@ def test_the_effect_on_triggered_units_is_diluted_over_all() -> None:
     assert (spread.n_control, spread.rel_effect) == (5000, pytest.approx(spread.effect / spread.mean_control))
 
 
+@pytest.mark.slow
 def test_the_diluted_interval_holds_the_truth_as_often_as_it_says() -> None:
     spec, holds, n = experiment(MONEY, trigger="x"), 0, 400
     rng = np.random.default_rng(3)

@@ -98,6 +98,7 @@ def test_requests_of_assigned_users_as_units_are_found_out() -> None:
     assert "the unit is not what was assigned" in row.reason
 
 
+@pytest.mark.slow
 def test_units_that_came_by_few_buckets_are_tested_at_their_level() -> None:
     """All salts share the means of the buckets, so that their p-values are not uniform for one log."""
     rng, n_salts, runs = np.random.default_rng(8), 200, 150

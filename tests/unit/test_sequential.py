@@ -454,7 +454,7 @@ def test_sixty_looks_at_normal_data_without_an_effect_rarely_reject(n: tuple[int
         assert_never_above(alpha, pvalues_at_the_end(control, treatment, alpha))
 
 
-@pytest.mark.parametrize("n", [(100, 100), (900, 100)])
+@pytest.mark.parametrize("n", [(100, 100), pytest.param((900, 100), marks=pytest.mark.slow)])
 def test_sixty_looks_at_rare_events_without_an_effect_rarely_reject(n: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     control, treatment = (Drawn.bernoulli(rng, each) for each in n)
