@@ -69,6 +69,7 @@ def test_a_report_counts_what_the_tables_hold_and_leads_with_its_verdict(world: 
     assert set(found["run_id"]) == {run.info.run_id}
 
 
+@pytest.mark.slow
 def test_outcomes_are_counted_by_name_and_every_simulated_one_finds_its_request(world: World) -> None:
     report_log_health.run(world.spark, world.load("contracts/recommendations.yaml"), AS_OF)
     start, end = AS_OF.date() - timedelta(days=28), AS_OF.date()
@@ -83,6 +84,7 @@ def test_outcomes_are_counted_by_name_and_every_simulated_one_finds_its_request(
     assert found["n_unmatched"].sum() == (~follows).sum()
 
 
+@pytest.mark.slow
 def test_rejects_are_those_of_the_table_by_model_and_reason_on_the_day_they_came(world: World) -> None:
     rejects = table(world.lake(), "inference_log_rejects")
     last = rejects["ingested_at"].max().date()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -106,6 +106,17 @@ def grown(spark: SparkSession, template: Path, tmp_path: Path) -> Experiment:
     return Experiment(spark, shutil.copytree(template, tmp_path / "lake"))
 
 
+@pytest.fixture
+def choosing_files(spark: SparkSession) -> Iterator[None]:
+    """As on a cluster: files are chosen by their statistics too, by which those without corrections are known."""
+    before = spark.conf.get("spark.databricks.delta.stats.skipping")
+    spark.conf.set("spark.databricks.delta.stats.skipping", "true")
+    yield
+    spark.conf.set("spark.databricks.delta.stats.skipping", str(before))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("choosing_files")
 def test_after_one_more_day_only_that_days_files_are_read(grown: Experiment, count_files: CountFiles) -> None:
     tables = {name: grown.root / "recommendations" / name for name in ("inference_log", "outcomes")}
     files = {name: list(path.glob("event_date=*/*.parquet")) for name, path in tables.items()}

@@ -125,6 +125,7 @@ def test_each_reason_code_reaches_the_rejects_table_with_the_raw_line(log: Log) 
     assert log.books() == {"bad.jsonl": (len(bad) + 3, 2, len(bad) + 1, 0), "later.jsonl": (1, 0, 1, 0)}
 
 
+@pytest.mark.slow
 def test_the_first_ingested_stays_and_within_a_batch_the_smallest_hash(log: Log) -> None:
     versions = [lines("r1", prediction_score=score)[0] for score in (0.1, 0.2, 0.3)]
     log.land("a.jsonl", [versions[2], versions[0], versions[0]])
@@ -232,6 +233,7 @@ def test_every_format_gives_the_same_rows(log: Log) -> None:
     assert totals == [250, 50, 0, 200]
 
 
+@pytest.mark.slow
 def test_files_of_any_name_are_read(log: Log) -> None:
     names = ["a b.jsonl", "a%20b.jsonl", "a[1]{2}*?.jsonl", "ä€.jsonl", "a[1] %.avro"]
     for name in names:
@@ -243,6 +245,7 @@ def test_files_of_any_name_are_read(log: Log) -> None:
     assert log.books() == dict.fromkeys(names, (1, 1, 0, 0))
 
 
+@pytest.mark.slow
 def test_a_file_of_blank_lines_has_its_book(log: Log) -> None:
     log.land("a.jsonl", [b"", b" "])
     log.land("b.jsonl", lines("r1"))

@@ -191,6 +191,7 @@ def test_other_delta_readers_read_every_table_that_the_jobs_made(world: World) -
         assert DeltaTable(lake.path(name)).to_pyarrow_table().num_rows == lake.read(name).count() > 0
 
 
+@pytest.mark.slow
 def test_a_job_done_again_changes_its_own_rows_by_their_run_only(world: World) -> None:
     lake = world.lake()
 

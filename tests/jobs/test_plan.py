@@ -53,6 +53,7 @@ def arrivals(world: World) -> pd.DataFrame:
     return units.assign(bought=units.index.isin(within["unit_id"]).astype(float))
 
 
+@pytest.mark.slow
 def test_what_is_found_is_that_of_units_counted_by_hand(world: World, planned: list[Row]) -> None:
     units = arrivals(world)
     for where, mine, alpha in (
@@ -76,6 +77,7 @@ def test_what_is_found_is_that_of_units_counted_by_hand(world: World, planned: l
             assert found[weeks]["mde"] == pytest.approx(z * std_error, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_a_plan_done_again_replaces_its_rows_which_name_their_origin(world: World, planned: list[Row]) -> None:
     table = world.lake().tables["experiment_plans"]
     assert len({tuple(row[name] for name in table.key) for row in planned}) == len(planned)
@@ -86,6 +88,7 @@ def test_a_plan_done_again_replaces_its_rows_which_name_their_origin(world: Worl
     assert {(row["weeks"], row["is_extrapolated"]) for row in planned} == {(2, False), (3, False), (4, True)}
 
 
+@pytest.mark.slow
 def test_the_run_leads_with_the_duration(world: World, planned: list[Row]) -> None:
     run = newest_run(world, "plan_experiment ranker_v3")
     note = run.data.tags["mlflow.note.content"]

@@ -101,6 +101,7 @@ def test_the_run_says_what_is_in_the_set_and_how_to_read_it_back(exported: World
     assert again.count() == len(found)
 
 
+@pytest.mark.slow
 def test_running_again_replaces_its_own_rows_and_gives_the_same_hash(exported: World) -> None:
     conf = exported.load("training_sets/conversion.yaml")
     before, others = rows_of(exported, "conversion"), rows_of(exported, "other")
@@ -115,6 +116,7 @@ def test_running_again_replaces_its_own_rows_and_gives_the_same_hash(exported: W
     pd.testing.assert_frame_equal(rows_of(exported, "other"), others)
 
 
+@pytest.mark.slow
 def test_an_earlier_as_of_knows_nothing_of_what_came_after_it(exported: World) -> None:
     conf = with_set(exported.load("training_sets/conversion.yaml"), training_set_id="earlier")
     as_of = datetime(2026, 10, 19, tzinfo=UTC)
@@ -126,6 +128,7 @@ def test_an_earlier_as_of_knows_nothing_of_what_came_after_it(exported: World) -
     assert run.data.metrics["n_rows"] == len(wanted) < len(expected(exported, AS_OF))
 
 
+@pytest.mark.slow
 def test_without_a_mature_row_or_any_outcome_nothing_is_said_and_nothing_replaced(exported: World) -> None:
     conf, before = exported.load("training_sets/conversion.yaml"), rows_of(exported, "conversion")
     as_of = datetime(2026, 10, 8, tzinfo=UTC)
