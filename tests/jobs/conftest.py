@@ -20,10 +20,11 @@ from tests.conftest import ROOT
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # MLflow warns of its own database, of type hints and of integers in signatures.
     for item in items:
-        # Of two workers one builds the lakehouse, and has all tests that read it; the other has the rest, file by file.
+        # Of two workers one builds the lakehouse and has all tests that read it; the other has the rest, by file.
         shares = "world" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("world" if shares else item.path.stem))
         if "tests/jobs" in str(item.path):
