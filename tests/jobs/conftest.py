@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 from pyspark.sql import SparkSession
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from jobs import analyze_experiment, build_units, ingest_logs, simulate_traffic
 from mltrust import conf, runtime
@@ -20,13 +22,21 @@ from tests.conftest import ROOT
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByLakehouse(LoadFileScheduling):
+    """Of two workers one builds the lakehouse and has all files that read it; the other has the rest, by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "world" if "world: World" in (ROOT / file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByLakehouse | None:
+    return ByLakehouse(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # MLflow warns of its own database, of type hints and of integers in signatures.
     for item in items:
-        # Of two workers one builds the lakehouse and has all tests that read it; the other has the rest, by file.
-        shares = "world" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("world" if shares else item.path.stem))
         if "tests/jobs" in str(item.path):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
