@@ -84,10 +84,16 @@ def world(spark: SparkSession, workplace: Path) -> World:
         for name, job, config in (
             ("simulate", simulate_traffic, "simulations/demo.yaml"),
             ("ingest", ingest_logs, "contracts/recommendations.yaml"),
-            ("build ranker_v2", build_units, "experiments/ranker_v2.yaml"),
-            ("analyze ranker_v2", analyze_experiment, "experiments/ranker_v2.yaml"),
             ("build free_shipping", build_units, "experiments/free_shipping.yaml"),
             ("analyze free_shipping", analyze_experiment, "experiments/free_shipping.yaml"),
         ):
             made.exits[name] = job.run(spark, made.load(config), AS_OF)
     return made
+
+
+@pytest.fixture(scope="session")
+def ranker(world: World) -> World:
+    """The lakehouse with a second experiment, for the slow tests."""
+    for name, job in (("build ranker_v2", build_units), ("analyze ranker_v2", analyze_experiment)):
+        world.exits[name] = job.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
+    return world

@@ -14,7 +14,7 @@ from tests.jobs.conftest import World
 from tests.jobs.test_pipeline import newest_run
 
 # Minutes on one lakehouse: more than the budget of all jobs together.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ranker")]
 
 AS_OF = datetime(2026, 10, 26, tzinfo=UTC)
 _OF_RUN = ("run_id", "written_at")

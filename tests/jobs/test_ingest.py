@@ -147,6 +147,7 @@ def test_the_same_request_on_two_days_is_two_records(log: Log) -> None:
     assert log.request_ids() == ["r1", "r1"]
 
 
+@pytest.mark.slow
 def test_outcomes_have_their_own_keys_rejects_and_books(log: Log) -> None:
     def told(**changes: object) -> bytes:
         record = {"outcome_id": "o", "request_id": "r", "name": "sale", "value": 1, "event_time": 1791158400}
@@ -188,6 +189,7 @@ def test_no_landing_folder_is_named(log: Log) -> None:
         log.ingest()
 
 
+@pytest.mark.slow
 def test_an_unreadable_file_or_the_rest_of_one_is_one_reject(log: Log) -> None:
     path = log.land("a.jsonl.gz", lines(*(f"r{at}" for at in range(2000))))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -253,6 +255,7 @@ def test_a_file_of_blank_lines_has_its_book(log: Log) -> None:
     assert log.books() == {"a.jsonl": (0, 0, 0, 0), "b.jsonl": (1, 1, 0, 0)}
 
 
+@pytest.mark.slow
 def test_what_a_producer_says_of_itself_is_kept_once_and_is_no_prediction(log: Log) -> None:
     def beat(sequence: int, **changes: object) -> bytes:
         told: dict[str, object] = {

@@ -11,8 +11,16 @@ from tests.conftest import ROOT
 from tests.jobs.conftest import World
 
 
-@pytest.mark.parametrize("experiment_id", ["ranker_v2", "free_shipping"])
-def test_the_readout_notebook_shows_the_verdicts_of_the_tables(world: World, experiment_id: str) -> None:
+@pytest.mark.slow
+def test_the_readout_notebook_shows_an_experiment_without_a_reversal(ranker: World) -> None:
+    assert_the_notebook_shows_the_tables(ranker, "ranker_v2")
+
+
+def test_the_readout_notebook_shows_the_verdicts_of_the_tables(world: World) -> None:
+    assert_the_notebook_shows_the_tables(world, "free_shipping")
+
+
+def assert_the_notebook_shows_the_tables(world: World, experiment_id: str) -> None:
     notebook = nbformat.read(ROOT / "notebooks/experiment_readout.ipynb", as_version=4)
     lakehouse = str(world.folder / ".lakehouse/recommendations")
     with mock.patch.dict(os.environ, {"MLTRUST_LAKEHOUSE": lakehouse, "MLTRUST_EXPERIMENT": experiment_id}):

@@ -26,7 +26,7 @@ from tests.unit.conftest import edited
 
 
 def test_every_job_ends_with_the_code_of_its_verdict(world: World) -> None:
-    assert world.exits["simulate"] == world.exits["ingest"] == world.exits["build ranker_v2"] == Exit.PASS
+    assert world.exits["simulate"] == world.exits["ingest"] == world.exits["build free_shipping"] == Exit.PASS
     assert world.exits["analyze free_shipping"] == Exit.BREACH
 
 
@@ -131,9 +131,9 @@ def test_a_run_says_what_it_read_what_it_found_and_leads_with_its_verdict(world:
 
 
 def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None:
-    run = newest_run(world, "analyze_experiment ranker_v2")
+    run = newest_run(world, "analyze_experiment free_shipping")
     assert len(run.data.metrics) <= MAX_METRICS
-    rows = world.lake().read("experiment_effects", where={"experiment_id": "ranker_v2"}).collect()
+    rows = world.lake().read("experiment_effects", where={"experiment_id": "free_shipping"}).collect()
     leading = [row for row in rows if row["role"] != "diagnostic"]
     effects = {(row["metric"], row["slice_key"], row["slice_value"]): row["effect"] for row in leading}
     assert run.data.metrics["effect/conversion/overall"] == effects["conversion", "", ""]
@@ -141,40 +141,41 @@ def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None
 
 
 @pytest.mark.slow
-def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(world: World, tmp_path: Path) -> None:
-    folder = shutil.copytree(world.conf, tmp_path / "conf")
+def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(ranker: World, tmp_path: Path) -> None:
+    folder = shutil.copytree(ranker.conf, tmp_path / "conf")
     config = folder / "experiments/ranker_v2.yaml"
     edited(
         config, "attributes: [region], window_days: 7}", "attributes: [device], window_days: 7, max_gap: {tpr: 0.5}}"
     )
-    assert analyze_experiment.run(world.spark, conf.load(config, "local"), AS_OF) in tuple(Exit)
+    assert analyze_experiment.run(ranker.spark, conf.load(config, "local"), AS_OF) in tuple(Exit)
     where = {"experiment_id": "ranker_v2"}
-    rows = world.lake().read("experiment_fairness", where=where).collect()
+    rows = ranker.lake().read("experiment_fairness", where=where).collect()
     slices = [row for row in rows if row["slice_key"] == "device" and not row["slice_value"].startswith("(g")]
-    log = world.lake().read("inference_log").where("traffic = 'production'")
+    log = ranker.lake().read("inference_log").where("traffic = 'production'")
     assert {row["slice_value"] for row in slices} == {
         row[0] for row in log.select("features.device").distinct().collect()
     }
     rates = [row for row in slices if row["measure"] == "selection_rate" and row["value"] is not None]
     assert all(0 <= row["value"] <= 1 and row["n_predictions"] >= row["n_units"] > 0 for row in rates)
-    checks = world.lake().read("experiment_checks", where=where).where("check = 'fairness'").collect()
+    checks = ranker.lake().read("experiment_checks", where=where).where("check = 'fairness'").collect()
     assert [(row["metric"], row["treatment"], row["decides"]) for row in checks] == [
         ("purchase_tpr", "treatment", True)
     ]
     assert (
         "### Fairness over slices"
-        in newest_run(world, "analyze_experiment ranker_v2").data.tags["mlflow.note.content"]
+        in newest_run(ranker, "analyze_experiment ranker_v2").data.tags["mlflow.note.content"]
     )
-    analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
-    again = world.lake().read("experiment_fairness", where=where)
+    analyze_experiment.run(ranker.spark, ranker.load("experiments/ranker_v2.yaml"), AS_OF)
+    again = ranker.lake().read("experiment_fairness", where=where)
     assert {row[0] for row in again.select("slice_key").distinct().collect()} == {"region"}
 
 
 def test_every_result_row_names_its_run_conf_and_input_versions(world: World) -> None:
+    run = newest_run(world, "analyze_experiment free_shipping")
     for name in ("experiment_effects", "experiment_checks"):
-        for row in world.lake().read(name, where={"experiment_id": "ranker_v2"}).collect():
-            assert row["run_id"] == newest_run(world, "analyze_experiment ranker_v2").info.run_id
-            assert row["conf_hash"] == world.load("experiments/ranker_v2.yaml").conf_hash
+        for row in world.lake().read(name, where={"experiment_id": "free_shipping"}).collect():
+            assert row["run_id"] == run.info.run_id
+            assert row["conf_hash"] == world.load("experiments/free_shipping.yaml").conf_hash
             assert row["input_versions"].keys() == {
                 "exposures",
                 "unit_days",
@@ -192,8 +193,8 @@ def test_other_delta_readers_read_every_table_that_the_jobs_made(world: World) -
 
 
 @pytest.mark.slow
-def test_a_job_done_again_changes_its_own_rows_by_their_run_only(world: World) -> None:
-    lake = world.lake()
+def test_a_job_done_again_changes_its_own_rows_by_their_run_only(ranker: World) -> None:
+    lake = ranker.lake()
 
     def results() -> tuple[list[str], list[str]]:
         rows = lake.read("experiment_effects").drop("run_id", "written_at", "input_versions").collect()
@@ -201,9 +202,9 @@ def test_a_job_done_again_changes_its_own_rows_by_their_run_only(world: World) -
         return sorted(map(str, rows)), sorted(f"{row['experiment_id']} {row['run_id']}" for row in runs)
 
     rows_before, runs_before = results()
-    assert build_units.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF) == Exit.PASS
-    again = analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
-    assert again == world.exits["analyze ranker_v2"]
+    assert build_units.run(ranker.spark, ranker.load("experiments/ranker_v2.yaml"), AS_OF) == Exit.PASS
+    again = analyze_experiment.run(ranker.spark, ranker.load("experiments/ranker_v2.yaml"), AS_OF)
+    assert again == ranker.exits["analyze ranker_v2"]
     rows_after, runs_after = results()
     # Moments are equal to 1e-12; what is printed of them here is compared to 9 digits.
     assert list(map(rounded, rows_after)) == list(map(rounded, rows_before))
@@ -236,24 +237,24 @@ def test_a_simulation_refuses_a_landing_folder_in_use(world: World) -> None:
 
 
 def test_an_experiment_whose_conf_changed_asks_for_its_units(world: World) -> None:
-    path = world.conf / "experiments/ranker_v2.yaml"
+    path = world.conf / "experiments/free_shipping.yaml"
     before = path.read_text()
     try:
         path.write_text(before.replace("device: features.device", "device: features.region"))
         with pytest.raises(DataError, match="changed since unit_days was built; run build_units"):
-            analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF)
+            analyze_experiment.run(world.spark, world.load("experiments/free_shipping.yaml"), AS_OF)
     finally:
         path.write_text(before)
 
 
 def test_an_as_of_beyond_the_units_asks_for_them(world: World) -> None:
     with pytest.raises(DataError, match="ends at 2026-11-02"):
-        analyze_experiment.run(world.spark, world.load("experiments/ranker_v2.yaml"), AS_OF.replace(day=9))
+        analyze_experiment.run(world.spark, world.load("experiments/free_shipping.yaml"), AS_OF.replace(day=9))
 
 
 def test_an_experiment_without_a_stated_unit_is_inconclusive(world: World) -> None:
     path = world.conf / "experiments/exp42.yaml"
-    path.write_text((world.conf / "experiments/ranker_v2.yaml").read_text().replace("unit: unit_id\n", ""))
+    path.write_text((world.conf / "experiments/free_shipping.yaml").read_text().replace("unit: unit_id\n", ""))
     loaded = world.load("experiments/exp42.yaml")
     assert build_units.run(world.spark, loaded, AS_OF) == Exit.INCONCLUSIVE
     assert analyze_experiment.run(world.spark, loaded, AS_OF) == Exit.INCONCLUSIVE
