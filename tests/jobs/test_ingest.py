@@ -141,6 +141,7 @@ def test_the_first_ingested_stays_and_within_a_batch_the_smallest_hash(log: Log)
     assert totals == [5, 2, 4 - copies, copies - 1]
 
 
+@pytest.mark.slow
 def test_the_same_request_on_two_days_is_two_records(log: Log) -> None:
     log.land("a.jsonl", [*lines("r1"), *lines("r1", event_time="2026-10-06T00:00:00Z")])
     log.ingest()
@@ -215,6 +216,7 @@ def test_an_unreadable_file_or_the_rest_of_one_is_one_reject(log: Log) -> None:
     assert log.books()["a2.jsonl.gz"] == (2000, 2000 - kept, 0, kept)
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_rows(log: Log) -> None:
     contract = log.conf.contract
     records = [v02(request_id=f"r{at}", event_time=1_791_158_400_000_000 + at) for at in range(50)]

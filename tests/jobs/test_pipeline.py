@@ -141,7 +141,7 @@ def test_the_metrics_of_a_run_are_the_effects_of_the_table(world: World) -> None
 
 
 @pytest.mark.slow
-def test_fairness_of_the_simulated_scores_is_read_and_does_not_outlive_its_conf(ranker: World, tmp_path: Path) -> None:
+def test_fairness_of_the_scores_is_read_and_does_not_outlive_its_conf(ranker: World, tmp_path: Path) -> None:
     folder = shutil.copytree(ranker.conf, tmp_path / "conf")
     config = folder / "experiments/ranker_v2.yaml"
     edited(
