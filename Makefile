@@ -39,11 +39,11 @@ test: java $(READY) ## The suite without its slow part
 test-unit: $(READY) ## What needs no JVM
 	$(PYTEST) tests/unit tests/oracle -m "not slow" --numprocesses auto
 
-test-all: java $(READY) ## The whole suite
-	$(PYTEST) tests
+test-all: test test-slow ## The whole suite
 
-test-slow: java $(READY) ## What test leaves out: kill loops, second JVMs, long simulations
-	$(PYTEST) tests -m slow
+test-slow: java $(READY) ## What test leaves out: kill loops, second JVMs, whatever takes long
+	$(PYTEST) tests/unit tests/oracle tests/spark -m slow --numprocesses 2 --dist loadfile
+	$(PYTEST) tests/jobs tests/real -m slow
 
 check: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

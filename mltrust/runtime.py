@@ -38,11 +38,9 @@ _DELTA = {
 }
 # What every result depends on, whoever made the session.
 _SEMANTICS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
-# Delta's defaults are for large tables: CREATE took 51 s with them on one machine and 4 s with these. To choose files
-# by their statistics took 0.4 s a query, ten times what reading a small table takes; partitions are still chosen.
+# Delta's defaults are for large tables: CREATE took 51 s with them on one machine and 4 s with these.
 _SMALL_TABLES = {
     "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.databricks.delta.stats.skipping": "false",
     "spark.sql.shuffle.partitions": "4",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
     "spark.ui.enabled": "false",

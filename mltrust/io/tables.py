@@ -22,7 +22,7 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
 from mltrust.io.schemas import VIEWS, Keep, Table, literal, quoted, tables_of
-from mltrust.io.unfinished import remove_unfinished
+from mltrust.io.unfinished import UNFINISHED, remove_unfinished
 from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")
@@ -67,18 +67,22 @@ class Lakehouse:
         Raises SchemaError where a column of the table has another type.
         """
         for name in names:
-            try:
-                self._make(self.tables[name])
-            except Exception as error:
-                if self._catalog or not _is_no_table(error):
-                    raise
-                remove_unfinished(self.spark, self.path(name))
-                self._make(self.tables[name])
+            if not self._made(self.tables[name]):
+                remove_unfinished(self.path(name))
+                if not self._made(self.tables[name]):
+                    raise DataError(f"{self.path(name)} is no table, and {UNFINISHED} could not be removed")
 
-    def _make(self, table: Table) -> None:
+    def _made(self, table: Table) -> bool:
+        """Makes a table with all its columns; False where a log without a commit is in its place."""
         retried(lambda: self.spark.sql(self._create(table)))
-        # Between the folder and the first commit of another writer there is no table for some moments.
-        retried(lambda: self._widen(table), attempts=6, also=_NO_TABLE)
+        try:
+            # Between the folder and the first commit of another writer there is no table for some moments.
+            retried(lambda: retried(lambda: self._widen(table)), attempts=6, signs=_NO_TABLE)
+        except Exception as error:
+            if self._catalog or not _is_no_table(error):
+                raise
+            return False
+        return True
 
     def _create(self, table: Table) -> str:
         kept = f"interval {self._keep_days[table.keep]} days"
@@ -382,16 +386,16 @@ def _is_no_table(error: Exception) -> bool:
     return any(code in str(error) for code in _NO_TABLE)
 
 
-def retried(write: Callable[[], T], attempts: int = 12, also: Sequence[str] = ()) -> T:
+def retried(write: Callable[[], T], attempts: int = 12, signs: Sequence[str] = _CONFLICTS) -> T:
     """The result of a write that is tried again, after a growing pause, while another writer is in its way.
 
-    `also` are signs of more errors that pass.
+    `signs` are of errors that pass.
     """
     for attempt in range(1, attempts):
         try:
             return write()
         except Exception as error:  # classic and Connect sessions raise different types for one conflict
-            if not any(code in f"{type(error).__name__} {error}" for code in (*_CONFLICTS, *also)):
+            if not any(code in f"{type(error).__name__} {error}" for code in signs):
                 raise
             time.sleep(min(8.0, 0.2 * 2**attempt) * random.uniform(0.5, 1))
     return write()

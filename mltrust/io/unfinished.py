@@ -5,32 +5,39 @@ folder that is not empty and makes nothing, and every reader finds no table: not
 """
 
 import re
+import time
 from contextlib import suppress
-from typing import Any
-
-from pyspark.sql import SparkSession
+from pathlib import Path
 
 from mltrust.errors import DataError
 
+#: What is left, in words.
+UNFINISHED = "what an earlier run left in its _delta_log"
 _COMMITTED = re.compile(r"\d{20}\.|_last_checkpoint$")
+#: Seconds in which a log without a commit may be that of a writer which is alive.
+_YOUNG = 5
 
 
-def remove_unfinished(spark: SparkSession, table: str) -> None:
+def remove_unfinished(table: str) -> None:
     """Removes the log folder of a table of which no version was ever committed; no data lie below it.
 
-    Nothing is removed together with what it holds: a commit that arrives meanwhile stays. Raises DataError where the
-    folder holds a commit after all, or the session cannot reach the files.
+    Nothing is removed together with what it holds: a commit that arrives meanwhile stays, and so does a log that was
+    written to within the last seconds. Raises DataError where the log holds a commit after all, and where the table
+    does not lie on this machine.
     """
-    jvm: Any = getattr(spark, "_jvm", None)
-    if jvm is None:
-        raise DataError(f"{table}: its making was cut off before the first commit; remove {table}/_delta_log")
-    log = jvm.org.apache.hadoop.fs.Path(f"{table}/_delta_log")
-    files = log.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
-    if not files.exists(log):
-        return
-    left = [status.getPath() for status in files.listStatus(log)]
-    if committed := sorted(path.getName() for path in left if _COMMITTED.match(path.getName())):
-        raise DataError(f"{table}: is no table though its log holds {committed[0]}")
-    with suppress(Exception):  # another writer removes the same or commits at last: making it again tells
-        for path in [*left, log]:
-            files.delete(path, False)
+    folder = Path(table.removeprefix("file:"))
+    log = folder / "_delta_log"
+    if not folder.is_dir():
+        raise DataError(
+            f"{table} is no table, and {UNFINISHED} cannot be looked at from here; "
+            f"remove {table}/_delta_log if it holds no {0:020}.json and nothing else is running"
+        )
+    with suppress(FileNotFoundError):  # another writer removed the same
+        left = sorted(log.iterdir())
+        if committed := [path.name for path in left if _COMMITTED.match(path.name)]:
+            raise DataError(f"{table} is no table though its log holds {committed[0]}")
+        if time.time() - log.stat().st_mtime > _YOUNG:
+            with suppress(OSError):  # a commit that arrived, or what is no file: making the table again tells
+                for path in left:
+                    path.unlink()
+                log.rmdir()

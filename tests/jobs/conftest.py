@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,16 +23,22 @@ from tests.conftest import ROOT
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 
 
+@cache
+def scope(file: str) -> str:
+    """What one worker takes whole: all files that read the shared lakehouse, or a file."""
+    return "world" if ": World" in (ROOT / file).read_text() else file
+
+
 class ByLakehouse(LoadFileScheduling):
     """Of two workers one builds the lakehouse and has all files that read it; the other has the rest, by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "world" if "world: World" in (ROOT / file).read_text() else file
+        return scope(super()._split_scope(nodeid))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByLakehouse | None:
-    return ByLakehouse(config, log) if config.getvalue("dist") == "loadfile" else None
+    return ByLakehouse(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cache
@@ -110,19 +111,24 @@ def test_each_reason_code_reaches_the_rejects_table_with_the_raw_line(log: Log) 
     inconsistent = lines("err", status="error")
     first = lines("taken")
     log.land("bad.jsonl", [*bad, *inconsistent, b"", b"  ", V01.replace(b"\n", b" "), *first])
+    log.land("a.avro", [b"no container"])
     assert log.ingest() == Exit.PASS
     log.land("later.jsonl", lines("taken", prediction_score=0.25))
     log.ingest()
     rows = log.lake.read("inference_log_rejects").orderBy("source", "position").collect()
     codes = [str(code) for code, _, _ in BAD]
-    assert [row["reason_code"] for row in rows] == [*codes, "inconsistent", "conflicting_duplicate"]
-    assert {row["reason_code"] for row in rows} == set(Reason) - {Reason.UNREADABLE}
-    for row, raw in zip(rows, bad, strict=False):
+    assert [row["reason_code"] for row in rows] == ["unreadable", *codes, "inconsistent", "conflicting_duplicate"]
+    assert {row["reason_code"] for row in rows} == set(Reason)
+    for row, raw in zip(rows[1:], bad, strict=False):
         assert (row["raw"].encode() == raw) == (row["raw_encoding"] == "text")
-    assert [row["raw_encoding"] for row in rows].count("base64") == 1
+    assert [row["raw_encoding"] for row in rows].count("base64") == 2
     assert (rows[-1]["model_name"], rows[-1]["model_version"]) == ("ranker", "1")
     assert {row["model_name"] for row in rows} == {None, "linear_regression", "ranker"}
-    assert log.books() == {"bad.jsonl": (len(bad) + 3, 2, len(bad) + 1, 0), "later.jsonl": (1, 0, 1, 0)}
+    assert log.books() == {
+        "a.avro": (1, 0, 1, 0),
+        "bad.jsonl": (len(bad) + 3, 2, len(bad) + 1, 0),
+        "later.jsonl": (1, 0, 1, 0),
+    }
 
 
 @pytest.mark.slow
@@ -317,29 +323,36 @@ def ingest_only(log: Log) -> Exit:
     return Exit.PASS
 
 
-def killed_ingest(folder: Path, after: float) -> bool:
-    """Starts ingest as a program and kills it with all its processes; whether it was still running."""
+def killed_ingest(folder: Path, now: Callable[[], bool]) -> bool:
+    """Starts ingest as a program and kills it with all its processes when `now` says so; whether it still ran."""
     command = [sys.executable, "-m", "mltrust_jobs.ingest_logs", "--config", "conf/contracts/recommendations.yaml"]
     with (folder / "killed.log").open("ab") as output:
         started = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
-    try:
-        started.wait(after)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
-        return True
+    while started.poll() is None:
+        if now():
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+            return True
+        time.sleep(0.02)
     return False
 
 
-def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills: int, seed: int) -> None:
-    """Kills ingest at random moments while files keep coming, then lets it finish: the books must balance."""
+def at_random(rng: random.Random) -> Callable[[], bool]:
+    end = time.monotonic() + rng.uniform(8, 22)
+    return lambda: time.monotonic() > end
+
+
+def assert_killed_ingest_loses_nothing(
+    spark: SparkSession, folder: Path, kills: int, moment: Callable[[random.Random], Callable[[], bool]]
+) -> None:
+    """Kills ingest at its moments while files keep coming, then lets it finish: the books must balance."""
     from tests.jobs.conftest import copied_conf
 
     copy = copied_conf(folder, n_units=10)
     base = copy / "base.yaml"
     base.write_text(base.read_text().replace("max_files_per_batch: 1000", "max_files_per_batch: 6"))
     log = Log(spark, folder / ".lakehouse")
-    rng, expected, landed = random.Random(seed), set[str](), dict[str, int]()
+    rng, expected, landed = random.Random(5), set[str](), dict[str, int]()
     interrupted = 0
     for attempt in range(kills):
         for at in range(6):
@@ -349,7 +362,7 @@ def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills:
             log.land(name, [*lines(*ids), *lines(*repeated), b"{broken"])
             landed[name] = 401 + len(repeated)
             expected.update(ids)
-        interrupted += killed_ingest(folder, after=rng.uniform(8, 22))
+        interrupted += killed_ingest(folder, moment(rng))
         time.sleep(0.5)
     loaded = conf.load(copy / "contracts/recommendations.yaml", "local")
     tracking = replace(
@@ -368,9 +381,17 @@ def assert_killed_ingest_loses_nothing(spark: SparkSession, folder: Path, kills:
 
 
 def test_ingest_killed_once_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
-    assert_killed_ingest_loses_nothing(spark, tmp_path, kills=1, seed=4)
+    merged, booked = (
+        tmp_path / f".lakehouse/recommendations/{table}/_delta_log/{1:020}.json"
+        for table in ("inference_log", "ingest_batches")
+    )
+
+    def between(_: random.Random) -> Callable[[], bool]:
+        return lambda: merged.exists() and not booked.exists()
+
+    assert_killed_ingest_loses_nothing(spark, tmp_path, 1, between)
 
 
 @pytest.mark.slow
 def test_ingest_killed_ten_times_and_finished_takes_every_record_once(spark: SparkSession, tmp_path: Path) -> None:
-    assert_killed_ingest_loses_nothing(spark, tmp_path, kills=10, seed=5)
+    assert_killed_ingest_loses_nothing(spark, tmp_path, 10, at_random)

@@ -1,5 +1,7 @@
 """Tables: constraints, immutability, writes that replace exactly their rows, and what other readers see."""
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -229,26 +231,63 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
         lake.replace(exposure("b", "4"), "exposures", {"experiment_id": "a"})
 
 
+def unfinished(root: Path) -> Path:
+    """The log of a table whose making was cut off a minute ago."""
+    log = root / "recommendations/ingest_batches/_delta_log"
+    log.mkdir(parents=True)
+    (log / f".{0:020}.json.5d3c.tmp").write_text("{")
+    os.utime(log, (time.time() - 60,) * 2)
+    return log
+
+
 def test_a_table_is_made_where_the_one_that_made_it_was_killed_before_the_first_commit(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)  # for the commit of a writer that is alive
     lake = lake_at(spark, tmp_path)
-    log = tmp_path / "recommendations/ingest_batches/_delta_log"
-    log.mkdir(parents=True)
-    (log / f".{0:020}.json.5d3c.tmp").write_text("{")
+    log = unfinished(tmp_path)
     lake.ensure("ingest_batches")
     assert lake.read("ingest_batches").count() == 0
     assert DeltaTable(str(log.parent)).version() == 0
     assert [file.name for file in log.glob(".*.tmp")] == []
 
 
-def test_a_log_with_a_commit_is_never_removed(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_table_of_a_writer_that_is_alive_is_waited_for(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, log, other = lake_at(spark, tmp_path), unfinished(tmp_path), lake_at(spark, tmp_path / "other")
+    other.ensure("ingest_batches")
+
+    def commits(_: float) -> None:
+        if log.parent.exists():
+            shutil.rmtree(log.parent)
+            shutil.move(other.path("ingest_batches"), log.parent)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(time, "sleep", commits)
+    lake.ensure("ingest_batches")
+    assert [path.name for path in sorted(log.glob("*.json"))] == [f"{0:020}.json"]
+
+
+def test_a_log_that_was_just_written_to_or_is_gone_is_left_alone(tmp_path: Path) -> None:
+    log = unfinished(tmp_path)
+    os.utime(log)
+    remove_unfinished(str(log.parent))
+    assert len(list(log.iterdir())) == 1
+    shutil.rmtree(log)
+    remove_unfinished(str(log.parent))
+    with pytest.raises(
+        DataError, match=r"cannot be looked at from here; remove s3://b/t/_delta_log if it holds no 0"
+    ):
+        remove_unfinished("s3://b/t")
+
+
+def test_a_log_with_a_commit_is_never_removed(tmp_path: Path) -> None:
     log = tmp_path / "recommendations/ingest_batches/_delta_log"
     log.mkdir(parents=True)
     (log / f"{1:020}.json").write_text("{}")
     with pytest.raises(DataError, match=f"is no table though its log holds {1:020}.json"):
-        remove_unfinished(spark, str(log.parent))
+        remove_unfinished(str(log.parent))
     assert (log / f"{1:020}.json").exists()
 
 
