@@ -30,7 +30,7 @@ def scope(file: str) -> str:
 
 
 class ByLakehouse(LoadFileScheduling):
-    """Of two workers one builds the lakehouse and has all files that read it; the other has the rest, by file."""
+    """One worker builds the lakehouse and has all files that read it; the others have the rest, by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         return scope(super()._split_scope(nodeid))

@@ -38,6 +38,7 @@ def with_health(conf: Conf, **changes: float) -> Conf:
     return replace(conf, settings=replace(conf.settings, health=Health(**changes)))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_report_counts_what_the_tables_hold_and_leads_with_its_verdict(world: World) -> None:
     conf, lake = world.load("contracts/recommendations.yaml"), world.lake()
     # The simulated requests end on 26 October: nothing is known of the last day before as_of.

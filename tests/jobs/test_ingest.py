@@ -185,6 +185,7 @@ def test_a_day_is_ingested_without_reading_the_files_of_other_days(log: Log) -> 
         log.lake.read("inference_log").where(F.col("event_date") == F.lit(date(2026, 10, 5))).collect()
 
 
+@pytest.mark.slow
 def test_too_many_rejects_end_with_a_breach(log: Log) -> None:
     log.conf = replace(log.conf, settings=replace(log.conf.settings, ingest=conf.Ingest(max_reject_share=0.4)))
     log.land("half.jsonl", [*lines("r1"), b"{"])

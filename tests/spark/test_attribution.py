@@ -117,6 +117,7 @@ def bits(found: Attributions) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_the_partitioning_of_the_rows_does_not_change_a_bit(logged: DataFrame) -> None:
     of = background(logged, TYPES, 20)
     sampling = Sampling(n_units=60, rows_per_unit=1)

@@ -193,6 +193,7 @@ def test_what_the_conf_asks_for_beside_comes_from_the_same_pass(tables: Tables, 
         assert both == sum(whole.count(UNITS, arm) for arm in "ct")
 
 
+@pytest.mark.slow
 def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> None:
     states = read(tables)
     metric = METRICS[4]
@@ -206,6 +207,7 @@ def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> No
     assert states.whole.block(trend_block(metric), "c").mean == pytest.approx([expected, own.mean[0]], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_units_that_meet_other_experiments_are_kept_by_their_variants(tables: Tables) -> None:
     others = tables.exposures.where("unit_id < '5'").select(
         F.lit("other one").alias("experiment_id"), "unit_id", "variant", "first_exposure"
@@ -318,6 +320,7 @@ def test_new_salts_of_the_controls_units_are_drawn_in_one_more_pass(tables: Tabl
 SAMPLED = replace(EXPERIMENT, metrics=METRICS[:4], sample=Sample(0.4, ("s0",), min_units=20))
 
 
+@pytest.mark.slow
 def test_a_sample_is_drawn_by_stratum_and_its_units_stand_for_all(tables: Tables, count_jobs: CountJobs) -> None:
     with count_jobs() as all_units:
         whole = read(tables, replace(SAMPLED, sample=None))

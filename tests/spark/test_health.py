@@ -120,6 +120,7 @@ def test_days_are_from_start_up_to_end(made: Made) -> None:
     assert made.log_days(rows).keys() == {("m", "1", 5), ("m", "1", 7)}
 
 
+@pytest.mark.slow
 def test_a_lag_is_exact_to_the_second_and_to_three_digits_and_may_be_negative(made: Made) -> None:
     lags = [*range(1, 101)]
     day = made.log_days([row(at(5), f"r{lag}", lag=lag) for lag in lags])["m", "1", 5]

@@ -266,6 +266,7 @@ def test_a_retraction_takes_back_a_day_that_held_nothing_else(grown: Grown) -> N
     assert found == {("a", 5): None, ("b", 6): None}
 
 
+@pytest.mark.slow
 def test_a_late_row_exposes_its_unit_earlier_and_everything_since_counts(grown: Grown) -> None:
     found = grown.then([row(at(5, 1), "r0", "b", variant="c")], [outcome(at(6, 1), "o2", "sale", 7.0, request="r0")])
     assert found == {("a", 5): None, ("a", 6): 5.0, ("b", 5): None, ("b", 6): 7.0}
@@ -274,6 +275,7 @@ def test_a_late_row_exposes_its_unit_earlier_and_everything_since_counts(grown: 
     assert (exposed["variant"], exposed["request_id"]) == ("c", "r0")
 
 
+@pytest.mark.slow
 def test_an_outcome_waits_for_its_request(grown: Grown) -> None:
     found = grown.then(outcomes=[outcome(at(6), "o2", "sale", 3.0, request="r9")])
     assert ("a", 6) in found
@@ -286,6 +288,7 @@ def replace_as_of(grown: Grown) -> Built:
     return grown.before._replace(as_of=at(8, 0), input_versions=grown.lake.versions())
 
 
+@pytest.mark.slow
 def test_a_late_row_that_exposes_nobody_is_counted_and_changes_no_day(grown: Grown) -> None:
     untouched = grown.lake.unit_days()
     grown.lake.insert("inference_log", [row(at(6), "r9", None)])

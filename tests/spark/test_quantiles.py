@@ -136,6 +136,7 @@ def test_quantiles_and_their_errors_are_those_of_numpy_on_all_rows(tables: Table
     assert found["p90", ""].effect == pytest.approx(found["p90", ""].mean_control * (np.exp(0.1) - 1), rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_quantile_from_cells_is_that_of_the_sorted_rows_but_for_a_cell(tables: Tables, rows: pd.DataFrame) -> None:
     [row] = [each for each in read(tables) if each.metric == "p90" and each.overall]
     for arm, found in (("c", row.mean_control), ("t", row.mean_treatment)):

@@ -119,6 +119,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 def test_rows_with_planted_personal_data_stay_behind_and_are_counted_by_kind(spark: SparkSession) -> None:
     rows = [row("clean"), row("none", note=None), *(row(name, note=text) for name, text in PLANTED.items())]
     assert [each["request_id"] for each in exported(spark, rows, contract())] == ["clean", "none"]

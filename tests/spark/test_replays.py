@@ -103,6 +103,7 @@ def test_evidence_of_every_slice_is_that_of_its_rows(spark: SparkSession) -> Non
     )
 
 
+@pytest.mark.slow
 def test_perturbations_count_the_rows_they_were_tried_on_and_where_the_model_raised(spark: SparkSession) -> None:
     evidence = replays.evidence(replays.prepared(rows(spark), REPLAY, TRIED, max_values=50), TRIED)[ALL]
     tried, failed = DATA.index % 2 == 1, (DATA.index % 2 == 1) & (DATA.index % 7 == 0)
@@ -123,6 +124,7 @@ def test_perturbations_count_the_rows_they_were_tried_on_and_where_the_model_rai
     assert TRIALS["perturbed_errors"].of(evidence.tried["champion", "increasing(age)"], 1.0).value == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_decisions_without_a_threshold(spark: SparkSession) -> None:
     plain = replace(REPLAY, threshold=None, actions=None)
     evidence = replays.evidence(replays.prepared(rows(spark), plain, TRIED, max_values=50), TRIED)

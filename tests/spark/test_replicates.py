@@ -93,6 +93,7 @@ def test_spark_states_equal_numpy_states_of_every_set_in_one_pass(
     assert together.n == one.n
 
 
+@pytest.mark.slow
 def test_partitioning_and_order_do_not_matter(spark: SparkSession) -> None:
     rows = sample()
     [few], [many] = (

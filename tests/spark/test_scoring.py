@@ -121,6 +121,7 @@ def test_whole_numbers_that_are_missing_are_given_as_missing(spark: SparkSession
     assert all(row["champion_error"] is None for row in found if row["id"] != "r00013")
 
 
+@pytest.mark.slow
 def test_perturbations_are_tried_on_their_rows_and_say_where_the_model_raised(
     spark: SparkSession, place: Place
 ) -> None:

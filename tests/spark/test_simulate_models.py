@@ -35,6 +35,7 @@ def server(tmp_path: Path) -> Iterator[None]:
 
 # MLflow warns of its own tables, requirements and type hints.
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_registered_models_come_back_as_they_went_in(trained: Trained, server: None) -> None:
     for number, (alias, model) in enumerate([("champion", trained.champion), ("candidate", trained.candidate)], 1):
         version = registry.register(model, name="recommender", alias=alias, example=trained.example)

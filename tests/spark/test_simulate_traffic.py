@@ -113,6 +113,7 @@ def test_outcomes_read_as_they_were_planted(simulated: Simulated, outcomes: list
     assert {fault: simulated.written.outcomes[fault] for fault in SMALL.outcome_faults()} == SMALL.outcome_faults()
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_files_whatever_the_partitioning(
     spark: SparkSession, simulated: Simulated, other_partitions: None, tmp_path: Path
 ) -> None:
@@ -281,6 +282,7 @@ def test_draws_follow_the_law_they_are_named_for(spark: SparkSession) -> None:
         assert near(int((found.choice == value).sum()), n, share)
 
 
+@pytest.mark.slow
 def test_the_share_of_treated_units_is_the_planted_one_in_every_slice(spark: SparkSession) -> None:
     simulation = replace(SMALL, n_units=20_000)
     units = traffic.live(spark, simulation).where("index = 0")
