@@ -60,6 +60,7 @@ def exported(world: World) -> World:
     return world
 
 
+@pytest.mark.slow
 def test_rows_features_and_labels_are_those_of_the_log_and_the_outcomes(exported: World) -> None:
     found, wanted = rows_of(exported, "conversion"), expected(exported, AS_OF)
     assert list(found.index) == list(wanted.index)
@@ -72,6 +73,7 @@ def test_rows_features_and_labels_are_those_of_the_log_and_the_outcomes(exported
     assert set(found["fold"]) == {"train", "test"}
 
 
+@pytest.mark.slow
 def test_what_is_excluded_without_an_outcome_is_left_out_and_the_rest_has_its_value(exported: World) -> None:
     found = rows_of(exported, "other")
     ratings = table(exported, "outcomes").query("name == 'rating'").set_index("request_id")["value"]
@@ -80,6 +82,7 @@ def test_what_is_excluded_without_an_outcome_is_left_out_and_the_rest_has_its_va
     assert found["fold"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_run_says_what_is_in_the_set_and_how_to_read_it_back(exported: World) -> None:
     run, found = newest_run(exported, "export_training_set conversion"), rows_of(exported, "conversion")
     content_hash = run.data.tags["content_hash"]

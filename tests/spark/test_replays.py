@@ -161,6 +161,7 @@ def test_worst_rows_are_those_with_changed_decisions_that_differ_most(spark: Spa
     assert found[0]["features"] == f'{{"device":"{DATA["device"][wanted[0]]}","age":30}}'
 
 
+@pytest.mark.slow
 def test_off_policy_sums_are_those_of_the_rows(spark: SparkSession) -> None:
     reduced = policy_values.reduced(rows(spark), REPLAY)
     assert (reduced.state.sums.n, reduced.left_out) == (N, {})
@@ -177,6 +178,7 @@ def test_off_policy_sums_are_those_of_the_rows(spark: SparkSession) -> None:
         assert found[name].std_error < found["ipw"].std_error
 
 
+@pytest.mark.slow
 def test_rows_without_what_a_value_needs_are_left_out_by_reason(spark: SparkSession) -> None:
     changed = rows(spark).withColumns(
         {

@@ -105,6 +105,7 @@ def test_partitioning_and_order_do_not_matter(spark: SparkSession) -> None:
             same(another.states[name], state)
 
 
+@pytest.mark.slow
 def test_cells_of_a_set_add_up_to_the_coarser_ones(spark: SparkSession) -> None:
     coarse, fine = replicates(units(spark, sample()), [DEVICES._replace(keys=("arm",)), DEVICES])
 

@@ -132,6 +132,7 @@ def test_the_log_refuses_what_breaks_its_promise(
         lake.insert_new(given, "inference_log", [date(2026, 10, 5), date(2026, 10, 6)])
 
 
+@pytest.mark.slow
 def test_the_check_of_the_day_does_not_depend_on_the_zone_of_the_session(
     spark: SparkSession, lake: Lakehouse
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_check_of_the_day_does_not_depend_on_the_zone_of_the_session(
     assert lake.read("inference_log").where("request_id = 'tokyo'").count() == 1
 
 
+@pytest.mark.slow
 def test_a_log_of_actions_takes_a_null_score_only_with_an_action(spark: SparkSession, tmp_path: Path) -> None:
     lake = lake_at(spark, tmp_path, ACTIONS)
     lake.ensure("inference_log")

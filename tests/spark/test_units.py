@@ -284,6 +284,7 @@ def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSess
     assert found == [(0.0, 0.0, 0.0), (pytest.approx(slope), 9.0, 81.0)]
 
 
+@pytest.mark.slow
 def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSession) -> None:
     rows = [row(at(5), f"r{unit}", unit, variant="ct"[ord(unit) % 2]) for unit in "abdefghi"]
     paid = dict(zip("abdefghi", (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 100.0), strict=True))
@@ -396,6 +397,7 @@ def test_the_highest_revision_counts_and_a_null_value_retracts(spark: SparkSessi
     assert Built(spark, rows, outcomes).sums()["a", 6]["money"] == 8.0
 
 
+@pytest.mark.slow
 def test_one_id_on_two_days_is_two_outcomes_and_a_correction_replaces_both(spark: SparkSession) -> None:
     rows = [row(at(5), "r1", "a", variant="c")]
     outcomes = [outcome(at(day), "o", "sale", float(day), request="r1") for day in (6, 8)]
@@ -586,6 +588,7 @@ def test_a_request_as_unit_takes_only_outcomes_keyed_by_request(spark: SparkSess
     }
 
 
+@pytest.mark.slow
 def test_buckets_without_traffic_are_units_with_nothing(spark: SparkSession) -> None:
     experiment = replace(
         EXPERIMENT, unit="bucket_id", metrics=(SPEED,), buckets={"b1": "c", "b2": "t", "b3": "t"}, slices=Slicing()

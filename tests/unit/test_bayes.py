@@ -132,6 +132,7 @@ def test_swapping_the_arms_and_the_direction_swaps_the_result(c: tuple[int, int]
 
 @settings(deadline=None, max_examples=30)
 @given(COUNTS, COUNTS)
+@pytest.mark.slow
 def test_the_losses_of_shares_differ_by_their_difference(c: tuple[int, int], t: tuple[int, int]) -> None:
     result = beta_binomial(control=share(*c), treatment=share(*t), increase_is_good=True)
     assert min(result.loss_control, result.loss_treatment) >= 0

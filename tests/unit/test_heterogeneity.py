@@ -207,6 +207,7 @@ def test_the_qualitative_test_is_at_its_level_where_one_effect_is_large_and_the_
     assert_level([qualitative_interaction(run).pvalue for run in runs])
 
 
+@pytest.mark.slow
 def test_the_qualitative_test_is_below_its_level_where_all_effects_are_0() -> None:
     runs = simulated(np.random.default_rng(5), np.zeros(4), 400)
     rejected = np.mean([qualitative_interaction(run).pvalue < 0.05 for run in runs])

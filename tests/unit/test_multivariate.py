@@ -102,6 +102,7 @@ def test_a_rule_refuses_nonsense(field: str, value: float) -> None:
         MultivariateRule(**{field: value})
 
 
+@pytest.mark.slow
 def test_clean_windows_are_seldom_told_apart() -> None:
     """20 windows of 200 rows against 200 in 2 columns: p < 0.05 at most at the 99.9 % quantile."""
     rng = np.random.default_rng(10)

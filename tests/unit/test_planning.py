@@ -471,6 +471,7 @@ def test_experiments_of_the_planned_weeks_find_the_planned_effects(by_past: bool
     assert_reached([pvalue <= 0.05 for pvalue in excluded], 0.8)
 
 
+@pytest.mark.slow
 def test_experiments_read_every_week_find_the_planned_effects_at_least_as_often() -> None:
     spec = two_weeks(metrics=(MONEY,))
     arrivals, rng = [600, 400, 300], np.random.default_rng(9)

@@ -230,6 +230,7 @@ def test_sixty_looks_at_a_fair_split_rarely_find_a_mismatch(shares: list[float])
         assert_never_above(level, pvalues)
 
 
+@pytest.mark.slow
 def test_looks_at_every_change_of_allocation_rarely_find_a_mismatch() -> None:
     rng, evidence = np.random.default_rng(2), np.zeros((RUNS, LOOKS))
     for phase, treated in enumerate((0.01, 0.1, 0.5)):
