@@ -79,7 +79,7 @@ class Lakehouse:
             # Between the folder and the first commit of another writer there is no table for some moments.
             retried(lambda: retried(lambda: self._widen(table)), attempts=6, signs=_NO_TABLE)
         except Exception as error:
-            if self._catalog or not _is_no_table(error):
+            if self._catalog or not _shows(error, _NO_TABLE):
                 raise
             return False
         return True
@@ -110,7 +110,7 @@ class Lakehouse:
         try:
             return self.spark.catalog.tableExists(self._sql_name(name))
         except Exception as error:  # of a path that is no table
-            if _is_no_table(error):
+            if _shows(error, _NO_TABLE):
                 return False
             raise
 
@@ -382,8 +382,9 @@ _CONFLICTS = (
 )
 
 
-def _is_no_table(error: Exception) -> bool:
-    return any(code in str(error) for code in _NO_TABLE)
+def _shows(error: Exception, signs: Sequence[str]) -> bool:
+    # Classic and Connect sessions raise different types for one fault.
+    return any(sign in f"{type(error).__name__} {error}" for sign in signs)
 
 
 def retried(write: Callable[[], T], attempts: int = 12, signs: Sequence[str] = _CONFLICTS) -> T:
@@ -394,8 +395,8 @@ def retried(write: Callable[[], T], attempts: int = 12, signs: Sequence[str] = _
     for attempt in range(1, attempts):
         try:
             return write()
-        except Exception as error:  # classic and Connect sessions raise different types for one conflict
-            if not any(code in f"{type(error).__name__} {error}" for code in signs):
+        except Exception as error:
+            if not _shows(error, signs):
                 raise
             time.sleep(min(8.0, 0.2 * 2**attempt) * random.uniform(0.5, 1))
     return write()

@@ -70,7 +70,7 @@ def by_numpy(
     return reduce(block.columns, values.reshape(len(there), -1), of, seed=SEED, **named)
 
 
-def same(found: Replicates, expected: Replicates) -> None:
+def assert_same(found: Replicates, expected: Replicates) -> None:
     """Equal to 1e-12: the sums are of the same terms in another order."""
     assert (found.columns, found.n) == (expected.columns, expected.n)
     np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-12, atol=1e-10)
@@ -86,7 +86,7 @@ def test_spark_states_equal_numpy_states_of_every_set_in_one_pass(
     for own, cells in zip(sets, found, strict=True):
         for cell in cells:
             for block in own.blocks:
-                same(cell.states[block.name], by_numpy(rows, hashes, own, block, cell.values))
+                assert_same(cell.states[block.name], by_numpy(rows, hashes, own, block, cell.values))
     assert found[2][0].states["units"].n == 900
     with count_jobs() as one:
         replicates(units(spark, rows), [ALL])
@@ -102,7 +102,7 @@ def test_partitioning_and_order_do_not_matter(spark: SparkSession) -> None:
     assert [cell.values for cell in few] == [cell.values for cell in many]
     for one, another in zip(few, many, strict=True):
         for name, state in one.states.items():
-            same(another.states[name], state)
+            assert_same(another.states[name], state)
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_cells_of_a_set_add_up_to_the_coarser_ones(spark: SparkSession) -> None:
         return total
 
     for cell in coarse:
-        same(of(cell), cell.states["pair"])
+        assert_same(of(cell), cell.states["pair"])
 
 
 def test_no_units_give_no_cells(spark: SparkSession) -> None:

@@ -261,9 +261,8 @@ def test_the_table_of_a_writer_that_is_alive_is_waited_for(
     other.ensure("ingest_batches")
 
     def commits(_: float) -> None:
-        if log.parent.exists():
-            shutil.rmtree(log.parent)
-            shutil.move(other.path("ingest_batches"), log.parent)
+        shutil.rmtree(log.parent)
+        shutil.move(other.path("ingest_batches"), log.parent)
         monkeypatch.undo()
 
     monkeypatch.setattr(time, "sleep", commits)
