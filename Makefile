@@ -34,7 +34,8 @@ demo: java $(READY) ## A simulated lakehouse, all jobs, planted against found
 test: java $(READY) ## The suite without its slow part
 	$(PYTEST) tests/unit tests/oracle -m "not slow" --numprocesses auto
 	$(PYTEST) tests/spark -m "not slow" --numprocesses 3 --dist loadfile
-	$(PYTEST) tests/jobs tests/real -m "not slow" --numprocesses 3 --dist loadfile
+	$(PYTEST) tests/jobs -m "not slow" --numprocesses 3 --dist loadfile
+	$(PYTEST) tests/real -m "not slow"
 
 test-unit: $(READY) ## What needs no JVM
 	$(PYTEST) tests/unit tests/oracle -m "not slow" --numprocesses auto

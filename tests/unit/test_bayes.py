@@ -206,6 +206,7 @@ def test_a_billion_units_agree_with_the_normal_law() -> None:
     assert result == pytest.approx(normal, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(COUNTS, COUNTS)
 def test_a_fall_of_failures_is_a_rise_of_successes(c: tuple[int, int], t: tuple[int, int]) -> None:

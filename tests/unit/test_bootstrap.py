@@ -242,7 +242,8 @@ def rejections(compare: type[bootstrap], runs: int) -> float:
     return float(np.mean(np.array(pvalues) < 0.05))
 
 
-@pytest.mark.parametrize("compare", [pytest.param(bootstrap, marks=pytest.mark.slow), jackknife])
+@pytest.mark.slow
+@pytest.mark.parametrize("compare", [bootstrap, jackknife])
 def test_clicks_per_view_without_an_effect_are_rejected_at_the_level(compare: type[bootstrap]) -> None:
     runs = 2000
     low, high = stats.binom.interval(0.999, runs, 0.05)

@@ -365,7 +365,8 @@ def test_it_rejects_at_its_level(batches: Callable[[np.random.Generator, int], I
     assert_level(cuped_pvalues(samples, sizes))
 
 
-@pytest.mark.parametrize("slope", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slope", [1, 2])
 def test_the_relative_interval_of_a_large_effect_covers_it(slope: int) -> None:
     """+100 % at a correlation of 0.9, the same for all units or in proportion to what they did before."""
     rng, runs, n, missed = np.random.default_rng(17), 2000, 300, 0

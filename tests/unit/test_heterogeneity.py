@@ -195,7 +195,8 @@ def assert_level(pvalues: list[float], level: float = 0.05) -> None:
     assert low <= np.sum(np.array(pvalues) < 0.05) <= high
 
 
-@pytest.mark.parametrize("n", [10, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [10, 400])
 def test_heterogeneity_rejects_one_effect_in_all_slices_at_its_level(n: int) -> None:
     runs = simulated(np.random.default_rng(3), np.full(4, 0.3), n)
     assert_level([heterogeneity(run).pvalue for run in runs])

@@ -247,6 +247,7 @@ def test_planned_looks_are_whole_weeks_whose_windows_are_over() -> None:
     assert widths[0] > widths[1] > widths[2]
 
 
+@pytest.mark.slow
 def test_the_looks_of_a_readout_are_those_that_the_plan_counts() -> None:
     """A unit of the last day of a week is mature when window - 1 more days are over."""
     world, end = World(effect=0.5), START + timedelta(days=21)

@@ -244,6 +244,7 @@ def test_looks_at_every_change_of_allocation_rarely_find_a_mismatch() -> None:
         assert_never_above(level, pvalues)
 
 
+@pytest.mark.slow
 def test_a_small_slice_finds_a_mismatch_with_a_small_concentration_only() -> None:
     found = {
         concentration: (srm_pvalues(33, [0.5, 0.5], [0.55, 0.45], concentration, seed=3) < 0.001).mean()
@@ -455,7 +456,8 @@ def test_sixty_looks_at_normal_data_without_an_effect_rarely_reject(n: tuple[int
         assert_never_above(alpha, pvalues_at_the_end(control, treatment, alpha))
 
 
-@pytest.mark.parametrize("n", [(100, 100), pytest.param((900, 100), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [(100, 100), (900, 100)])
 def test_sixty_looks_at_rare_events_without_an_effect_rarely_reject(n: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     control, treatment = (Drawn.bernoulli(rng, each) for each in n)
