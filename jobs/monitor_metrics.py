@@ -10,8 +10,7 @@ from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import ingest_logs
-from mltrust import runtime, watch
+from mltrust import landing, runtime, watch
 from mltrust.conf import Conf
 from mltrust.report.monitor import markdown, metrics, series_of
 from mltrust.runtime import Tracked
@@ -33,7 +32,7 @@ def run(
     monitor = watch.require_series(conf)
     lake = runtime.lakehouse(spark, conf)
     if ingest:
-        lake.ensure(*ingest_logs.TABLES)
+        lake.ensure(*landing.TABLES)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(*watch.READ[1:], *watch.WRITTEN)
     inputs = lake.versions(*watch.READ)
@@ -42,7 +41,7 @@ def run(
         if continuous:
             seconds = runtime.parse_seconds("--trigger", trigger)
             told = partial(scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
-            started = ingest_logs.started(spark, conf, seconds) if ingest else []
+            started = landing.started(spark, conf, seconds) if ingest else []
             runtime.until_stopped([*started, runtime.every(spark, seconds, told, f"monitor {monitor.monitor_id}")])
             return tracked.conclude(*watch.standing(lake, monitor))
         scanned = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)

@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import ingest_logs
-from mltrust import conf, runtime
+from mltrust import conf, landing, runtime
 from mltrust.conf import Conf
 from mltrust.contract import Reason
 from mltrust.errors import DataError
@@ -42,7 +42,7 @@ AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 def empty(spark: SparkSession) -> Path:
     """A lakehouse whose tables hold nothing, to be copied: making them costs more than most tests."""
     root = Path(tempfile.mkdtemp(dir=Path.cwd()))
-    runtime.lakehouse(spark, of(root)).ensure(*ingest_logs.TABLES)
+    runtime.lakehouse(spark, of(root)).ensure(*landing.TABLES)
     return root
 
 
@@ -320,7 +320,7 @@ def test_two_ingests_of_overlapping_files_at_once_take_every_record_once(log: Lo
 
 
 def ingest_only(log: Log) -> Exit:
-    ingest_logs.ingest_table(log.spark, log.conf, "inference_log")
+    landing.ingest_table(log.spark, log.conf, "inference_log")
     return Exit.PASS
 
 
