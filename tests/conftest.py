@@ -18,9 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # What a test takes belongs to the machine: beside other work a call of 0.2 ms took 0.5 s once, and failed the suite.
 # Sixty examples each, other ones in every run, keep the suite to its minute.
-settings.register_profile(
-    "any machine", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("any machine", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 

@@ -1,7 +1,8 @@
 """Alarms of drift on the employment data, with and without drift: writes docs/drift-benchmarks.md.
 
-`MLTRUST_DATA=... python -m tests.bench.drift`. What has run is kept in .calibration/drift-bench.json, and every table
-grows block by block, so that it may be interrupted and goes on; `--page-only` writes the page of what there is.
+`MLTRUST_DATA=... python -m tests.bench.drift`. What has run is kept in .calibration, and every table grows block by
+block, so that it may be interrupted and goes on; `--page-only` writes the page of what there is. `--rival` gives the
+first windows to another tool instead, which it installs in an environment of its own.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from math import nan, sqrt
 from pathlib import Path
@@ -23,9 +24,12 @@ from mltrust.drift.noise import LOCATION, Sides
 from mltrust.states.moments import FloatArray
 from mltrust.verdicts import Verdict
 from tests.bench.employment import FAULTS, YEARS, Rows, cells_of, halves, load, profiles_of
+from tests.bench.rivals import RIVALS, Ask, asking
 from tests.calibration.jobs import ROOT
 
-PAGE, KEPT = ROOT / "docs" / "drift-benchmarks.md", ROOT / ".calibration" / "drift-bench.json"
+PAGE, FOLDER = ROOT / "docs" / "drift-benchmarks.md", ROOT / ".calibration"
+#: Where what has run is kept, of our own alarm and of each rival.
+KEPT = {name: FOLDER / f"drift-{name}.json" for name in ("mltrust", *RIVALS)}
 NO_FLOORS = Alarm(min_jsd=0, min_mean_shift=0, min_share=0)
 LEVELS = (0.05, 0.01, 0.001)
 CLEAN_SIZES = (50, 100, 200, 500, 1000)
@@ -51,11 +55,23 @@ def generator(*name: object) -> np.random.Generator:
     return np.random.default_rng([ord(letter) for letter in "/".join(map(str, name))])
 
 
+def clean_window(rows: Rows, size: int, at: int) -> tuple[Rows, Rows]:
+    """A reference and a window of it without drift."""
+    return halves(rows, size, generator("clean", size, at))
+
+
+def faulty_window(rows: Rows, fault: str, size: int, at: int) -> tuple[Rows, Rows]:
+    """A reference and a window of it with the fault."""
+    rng = generator("fault", fault, size, at)
+    reference, window = halves(rows, size, rng)
+    return reference, FAULTS[fault].put(window, rng)
+
+
 def clean(rows: Rows, size: int, windows: range) -> list[float]:
     """The smallest q-value of a breach in each window without drift, floors off; 2 where there is none."""
     found = []
     for at in windows:
-        reference, window = halves(rows, size, generator("clean", size, at))
+        reference, window = clean_window(rows, size, at)
         hits = breached(judged(reference, [window], NO_FLOORS, max(LEVELS)))
         found.append(min((each.qvalue for each in hits), default=2.0))
     return found
@@ -63,14 +79,28 @@ def clean(rows: Rows, size: int, windows: range) -> list[float]:
 
 def faulty(rows: Rows, fault: str, size: int, windows: range) -> list[tuple[bool, bool]]:
     """Of each window with the fault whether its column is breached, and whether another is, at default settings."""
-    planted, alarm, found = FAULTS[fault], Alarm(), []
+    alarm, found = Alarm(), []
     for at in windows:
-        rng = generator("fault", fault, size, at)
-        reference, window = halves(rows, size, rng)
-        hits = breached(judged(reference, [planted.put(window, rng)], alarm, alarm.level()))
-        columns = {each.key.column for each in hits}
-        found.append((planted.column in columns, bool(columns - {planted.column})))
+        reference, window = faulty_window(rows, fault, size, at)
+        hits = breached(judged(reference, [window], alarm, alarm.level()))
+        found.append(own_and_others(fault, {each.key.column for each in hits}))
     return found
+
+
+def own_and_others(fault: str, columns: Set[str]) -> tuple[bool, bool]:
+    """Whether the column with the fault is among the breached ones, and whether another is."""
+    own = FAULTS[fault].column
+    return own in columns, bool(columns - {own})
+
+
+def clean_of(ask: Ask, rows: Rows, size: int, windows: range) -> list[bool]:
+    """Of each window without drift whether another tool alarms."""
+    return [bool(ask(*clean_window(rows, size, at))) for at in windows]
+
+
+def faulty_of(ask: Ask, rows: Rows, fault: str, size: int, windows: range) -> list[tuple[bool, bool]]:
+    """Of each window with the fault whether another tool alarms on its column, and on another."""
+    return [own_and_others(fault, set(ask(*faulty_window(rows, fault, size, at)))) for at in windows]
 
 
 def years(rows: Rows) -> list[tuple[str, ...]]:
@@ -148,18 +178,36 @@ def work(rows: Rows) -> Iterator[tuple[str, Work]]:
                     yield f"fault/{fault}/{size}/{block}", partial(faulty, first, fault, size, part)
 
 
-def collect(kept: Path, data: Path | None) -> dict[str, list[list[object]]]:
-    """The results by table and column, from the file and, with the data, from running what is not there."""
+def work_of(rival: str, ask: Ask, rows: Rows) -> Iterator[tuple[str, Work]]:
+    """The first 100 windows without drift of every size and the first 20 with every fault, for another tool."""
+    first = rows.take(np.flatnonzero(rows.year == YEARS[0]))
+    for block in range(20):
+        for size in CLEAN_SIZES[1:]:
+            part = range(5 * block, 5 * block + 5)
+            yield f"{rival}/clean/{size}/{block}", partial(clean_of, ask, first, size, part)
+        for fault in FAULTS:
+            for size in FAULT_SIZES:
+                part = range(block, block + 1)
+                yield f"{rival}/fault/{fault}/{size}/{block}", partial(faulty_of, ask, first, fault, size, part)
+
+
+def run(kept: Path, blocks: Iterable[tuple[str, Work]]) -> None:
+    """Runs the blocks that the file does not hold yet, into it."""
     known: dict[str, list[object]] = json.loads(kept.read_text()) if kept.exists() else {}
-    for name, run in work(load(data)) if data else ():
+    for name, block in blocks:
         if name not in known:
-            known[name] = run()
+            known[name] = block()
             kept.parent.mkdir(exist_ok=True)
             kept.write_text(json.dumps(known, default=bool))
             print(name, file=sys.stderr, flush=True)
+
+
+def results() -> dict[str, list[list[object]]]:
+    """What has run, by table and column."""
     found: dict[str, list[list[object]]] = defaultdict(list)
-    for name, rows in known.items():
-        found[name.rsplit("/", 1)[0]] += rows
+    for kept in KEPT.values():
+        for name, rows in json.loads(kept.read_text()).items() if kept.exists() else ():
+            found[name.rsplit("/", 1)[0]] += rows
     return found
 
 
@@ -184,14 +232,27 @@ other half; seeds are fixed."""
 
 def _clean(found: Mapping[str, Sequence]) -> str:
     lines = [
-        (size, len(rows), *(_share(sum(each <= q for each in rows), len(rows)) for q in LEVELS))
+        (
+            size,
+            len(rows),
+            *(_share(sum(each <= q for each in rows), len(rows)) for q in LEVELS),
+            *(_of_clean(found.get(f"{rival}/clean/{size}", [])) for rival in RIVALS),
+        )
         for size in CLEAN_SIZES
         if (rows := found.get(f"clean/{size}"))
     ]
-    heading = ("rows", "n", *(f"q {q:g}" for q in LEVELS))
-    return (
-        f"## No drift\n\nWindows with any breach, floors off. Of 50 rows nothing is said.\n\n{table(heading, lines)}"
-    )
+    heading = ("rows", "n", *(f"q {q:g}" for q in LEVELS), *RIVALS)
+    return f"""## No drift
+
+Windows with any breach, floors off. Of 50 rows nothing is said. {_BESIDE} They are given the first windows, and these
+overall only, without the slices.
+
+{table(heading, lines)}"""
+
+
+_BESIDE = (
+    f"Beside it {' and '.join(RIVALS)} at their own defaults ({', '.join(each[0] for each in RIVALS.values())})."
+)
 
 
 def _years(found: Mapping[str, Sequence]) -> str:
@@ -212,6 +273,20 @@ def _faults(found: Mapping[str, Sequence]) -> str:
     return f"""## Faults, default settings
 
 Windows with the column breached / with another one breached, of n.
+
+{table(heading, lines)}
+
+{_faults_of_rivals(found)}"""
+
+
+def _faults_of_rivals(found: Mapping[str, Sequence]) -> str:
+    lines = [
+        (rival, fault, *(_of_fault(found.get(f"{rival}/fault/{fault}/{size}", [])) for size in FAULT_SIZES))
+        for fault in FAULTS
+        for rival in RIVALS
+    ]
+    heading = ("tool", "fault", *(f"{size} rows" for size in FAULT_SIZES))
+    return f"""The first of the same windows, overall only, given to other tools at their defaults:
 
 {table(heading, lines)}"""
 
@@ -237,6 +312,10 @@ def _share(count: int, n: int) -> str:
     return f"{count} ({count / n:.1%})"
 
 
+def _of_clean(rows: Sequence) -> str:
+    return f"{_share(sum(rows), len(rows))} of {len(rows)}" if rows else "not run"
+
+
 def _of_fault(rows: Sequence) -> str:
     if not rows:
         return "not run"
@@ -247,12 +326,20 @@ def _of_fault(rows: Sequence) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.drift", description=__doc__)
     parser.add_argument("--page-only", action="store_true", help="write the page of what has run")
+    parser.add_argument("--rival", choices=RIVALS, help="give the windows to another tool")
     given = parser.parse_args(arguments)
     data = os.environ.get("MLTRUST_DATA")
     if not (data or given.page_only):
         print("MLTRUST_DATA is unset: it names the folder of the real data", file=sys.stderr)
         return 2
-    PAGE.write_text(page(collect(KEPT, None if given.page_only else Path(str(data)))))
+    if not given.page_only:
+        rows = load(Path(str(data)))
+        if given.rival:
+            with asking(given.rival, FOLDER / "rivals") as ask:
+                run(KEPT[given.rival], work_of(given.rival, ask, rows))
+        else:
+            run(KEPT["mltrust"], work(rows))
+    PAGE.write_text(page(results()))
     return 0
 
 
