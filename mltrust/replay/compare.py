@@ -27,16 +27,19 @@ WEIGHT = "weight"
 DECISIONS = "decisions"
 #: Sums of a unit over the rows that both models scored, each times the row's weight.
 PAIRED = (WEIGHT, DECISIONS, "agree", "difference", "abs_difference", "up", "down", "champion", "candidate", "top",
-          "both_top")  # fmt: skip
+          "candidate_top", "both_top")  # fmt: skip
 #: The same over rows with a label: whose decision was right where they differ, and squared errors of the scores.
 LABELLED = (WEIGHT, DECISIONS, "win", "loss", "champion_squared", "candidate_squared")
 #: Sums over all rows, unweighted: they are of the run and not of the traffic.
-SCORED = ("rows", "champion_errors", "candidate_errors", "champion_ms", "candidate_ms")
+SCORED = ("rows", "champion_errors", "candidate_errors")
+#: Sums over the rows of which it is known how long both models took, unweighted too.
+TIMED = ("rows", "champion_ms", "candidate_ms")
 #: Sums over the rows that the champion scored and the log holds a score of, unweighted.
 REPRODUCED = ("rows", "reproduced", "exact")
 #: Sums over the rows to which a perturbation applies: |f(x') - f(x)|, decisions flipped, promises broken, and where
-#: the model raised, which counts as no change. `promised` are the weights of rows under a promise.
-TRIED = (WEIGHT, DECISIONS, "promised", "shift", "flipped", "broken", "failed")
+#: the model raised. `scored` are the weights of rows on which it did not, which alone say something of changes, and
+#: so are decisions; `promised` those of rows under a promise, which a model that raises has broken.
+TRIED = (WEIGHT, "scored", DECISIONS, "promised", "shift", "flipped", "broken", "failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +85,7 @@ class Evidence(NamedTuple):
     paired: Moments
     labelled: Moments
     scored: Moments
+    timed: Moments
     reproduced: Moments
     grid: Grid
     tried: Mapping[tuple[Role, str], Moments]
@@ -112,13 +116,17 @@ OfTrial = Callable[[Moments, float], Estimate]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure by name, with what it claims of itself: its bounds, whose it is, and what it says in words."""
+    """A measure by name, with what it claims of itself: its bounds, whose it is, and what it says in words.
+
+    One that `is_fact` was counted on every row that there is; others estimate what holds of the traffic.
+    """
 
     name: str
     words: str
     low: float
     high: float
     roles: tuple[Role, ...]
+    is_fact: bool
     of: OfSlice
 
 
@@ -139,13 +147,18 @@ TRIALS: dict[str, Trial] = {}
 
 
 def measure(
-    words: str, *, low: float = -np.inf, high: float = np.inf, roles: tuple[Role, ...] = (PAIR,)
+    words: str,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    roles: tuple[Role, ...] = (PAIR,),
+    is_fact: bool = False,
 ) -> Callable[[OfSlice], OfSlice]:
     """Registers a measure of slices under the function's name."""
 
     def register(of: OfSlice) -> OfSlice:
         name = of.__name__
-        MEASURES[name] = Measure(name, words, low, high, roles, of)
+        MEASURES[name] = Measure(name, words, low, high, roles, is_fact, of)
         return of
 
     return register
@@ -181,31 +194,31 @@ def _mean(state: Moments, numerator: str, denominator: str = WEIGHT) -> float:
     return share(state, numerator, denominator).value
 
 
-@measure("share of logged scores that the logged version gives again", low=0, high=1, roles=(CHAMPION,))
+@measure("share of logged scores that the logged version gives again", low=0, high=1, roles=(CHAMPION,), is_fact=True)
 def reproduced(evidence: Evidence, _role: Role) -> Estimate:
     return _plain(_mean(evidence.reproduced, "reproduced", "rows"), evidence.reproduced.n)
 
 
-@measure("share of logged scores given again bit for bit", low=0, high=1, roles=(CHAMPION,))
+@measure("share of logged scores given again bit for bit", low=0, high=1, roles=(CHAMPION,), is_fact=True)
 def exact(evidence: Evidence, _role: Role) -> Estimate:
     return _plain(_mean(evidence.reproduced, "exact", "rows"), evidence.reproduced.n)
 
 
-@measure("share of rows on which the model raised, or gave no number", low=0, high=1, roles=BOTH)
+@measure("share of rows on which the model raised, or gave no number", low=0, high=1, roles=BOTH, is_fact=True)
 def errors(evidence: Evidence, role: Role) -> Estimate:
     return _plain(_mean(evidence.scored, f"{role}_errors", "rows"), evidence.scored.n)
 
 
-@measure("milliseconds of a row in a batch", low=0, roles=BOTH)
+@measure("milliseconds of a row in a batch", low=0, roles=BOTH, is_fact=True)
 def latency_ms(evidence: Evidence, role: Role) -> Estimate:
-    return _plain(_mean(evidence.scored, f"{role}_ms", "rows"), evidence.scored.n)
+    return _plain(_mean(evidence.timed, f"{role}_ms", "rows"), evidence.timed.n)
 
 
-@measure("latency of the candidate in that of the champion", low=0)
+@measure("latency of the candidate in that of the champion", low=0, is_fact=True)
 def latency_ratio(evidence: Evidence, _role: Role) -> Estimate:
-    champion = _mean(evidence.scored, "champion_ms", "rows")
-    value = _mean(evidence.scored, "candidate_ms", "rows") / champion if champion > 0 else nan
-    return _plain(value, evidence.scored.n)
+    champion = _mean(evidence.timed, "champion_ms", "rows")
+    value = _mean(evidence.timed, "candidate_ms", "rows") / champion if champion > 0 else nan
+    return _plain(value, evidence.timed.n)
 
 
 @measure("mean score", roles=BOTH)
@@ -228,7 +241,7 @@ def mean_difference(evidence: Evidence, _role: Role) -> Estimate:
     return share(evidence.paired, "abs_difference")
 
 
-@measure("largest difference of scores", low=0)
+@measure("largest difference of scores", low=0, is_fact=True)
 def max_difference(evidence: Evidence, _role: Role) -> Estimate:
     return _plain(evidence.max_difference, evidence.paired.n)
 
@@ -277,9 +290,11 @@ def rank_correlation(evidence: Evidence, _role: Role) -> Estimate:
     return Estimate(rho, (1 - rho * rho) * sqrt((1 + rho * rho / 2) / (n - 3)) if n > 3 else nan, n)
 
 
-@measure("of the rows that the champion ranks top, the share that the candidate does too", low=0, high=1)
+@measure("of the rows that a model ranks top, the share that the other does too", low=0, high=1)
 def top_overlap(evidence: Evidence, _role: Role) -> Estimate:
-    return share(evidence.paired, "both_top", "top")
+    """Of the larger top: a model that gives many rows one score ranks them all top."""
+    larger = max(("top", "candidate_top"), key=lambda name: _total(evidence.paired, name))
+    return share(evidence.paired, "both_top", larger)
 
 
 @measure("how far the candidate's mean lies from the champion's within groups of like scores", low=0)
@@ -301,9 +316,9 @@ def calibration_error(evidence: Evidence, role: Role) -> Estimate:
     return _plain(float(np.abs(apart).sum() / labelled) if labelled else nan, evidence.labelled.n)
 
 
-@trial("mean |f(x') - f(x)| in standard deviations of f", low=0)
+@trial("mean |f(x') - f(x)| in standard deviations of f, where the model does not raise", low=0)
 def instability(state: Moments, sd: float) -> Estimate:
-    plain = share(state, "shift")
+    plain = share(state, "shift", "scored")
     return Estimate(plain.value / sd, plain.std_error / sd, plain.n_units) if sd > 0 else Estimate(nan, nan, state.n)
 
 

@@ -77,6 +77,8 @@ EXTRA = {
     "lag_seconds": "mean seconds from production to shadow",
     "features_differ": "share of pairs whose features differ",
 }
+#: What was counted or is a largest value, and so needs no number of units.
+FACTS = {name for name, each in MEASURES.items() if each.is_fact} | {"noise_floor"}
 
 
 def findings(evidence: Mapping[Slice, Evidence]) -> list[Finding]:
@@ -92,7 +94,9 @@ def findings(evidence: Mapping[Slice, Evidence]) -> list[Finding]:
             for name, each in TRIALS.items():
                 estimate = each.of(state, own.scale.sd(role))
                 found.append(_finding(where, name, role, perturbation, own.n_rows, estimate))
-    return corrected([each for each in found if not isnan(each.value)])
+                if where == OVERALL and state.n == 0:
+                    found[-1] = found[-1]._replace(reason="the perturbation applied to no row")
+    return corrected([each for each in found if not isnan(each.value) or each.reason])
 
 
 def _finding(where: Slice, name: str, role: Role, perturbation: str, n_rows: int, found: Estimate) -> Finding:
@@ -124,22 +128,44 @@ def corrected(found: Sequence[Finding]) -> list[Finding]:
 def judged(found: Sequence[Finding], gate: Gate) -> Judged:
     """The findings with the verdicts of the rules, and the verdict of the gate.
 
-    A rule whose measure is not there at all is inconclusive: what was not measured must not pass.
+    A rule whose measure is not there at all is inconclusive: what was not measured must not pass. Of several rules
+    on one measure the strictest verdict stands.
     """
     judged_rows = list(found)
-    for rule in gate.rules:
-        own = [at for at, each in enumerate(judged_rows) if _is_meant(each, rule)]
-        tested = [_against(judged_rows[at], rule, gate.min_units) for at in own]
+    for rule in (*gate.rules, *_unsaid(gate)):
+        own = [at for at, each in enumerate(found) if _is_meant(each, rule)]
+        tested = [_against(found[at], rule, gate.min_units) for at in own]
         for at, each in zip(own, _decided(tested, rule), strict=True):
-            judged_rows[at] = each
-        if not any(judged_rows[at].overall for at in own):
+            judged_rows[at] = _stricter(judged_rows[at], each)
+        if rule in gate.rules and not any(found[at].overall for at in own):
             judged_rows.append(_not_measured(rule))
     deciding = [each for each in judged_rows if each.decides]
     verdict = combine(each.verdict for each in deciding if each.verdict is not None)
-    order = {Verdict.BREACH: 0, Verdict.INCONCLUSIVE: 1}
-    wrong = [each for each in deciding if each.verdict in order]
-    wrong.sort(key=lambda each: (order[each.verdict], not each.overall, -_excess(each)))  # type: ignore[index]
+    wrong = [each for each in deciding if each.verdict is not Verdict.PASS]
+    wrong.sort(key=lambda each: (_severity(each), not each.overall, -_excess(each)))
     return Judged(judged_rows, verdict, [f"{each.subject}: {each.reason}" for each in wrong])
+
+
+def _severity(each: Finding) -> int:
+    """0 of a breach; what no rule was on comes last."""
+    return len(_ORDER) if each.verdict is None else _ORDER.index(each.verdict)
+
+
+_ORDER = (Verdict.BREACH, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+def _stricter(one: Finding, other: Finding) -> Finding:
+    return min(one, other, key=_severity)._replace(decides=one.decides or other.decides)
+
+
+def _unsaid(gate: Gate) -> list[Rule]:
+    """No errors, where the gate does not say how many: of the candidate, and under perturbations if it rules on any.
+
+    What is measured on the rows that were scored says nothing of those that were not.
+    """
+    named = {rule.measure for rule in gate.rules}
+    wanted = ["errors", *(["perturbed_errors"] if named & set(TRIALS) else [])]
+    return [Rule(name, max=0.0) for name in wanted if name not in named]
 
 
 def _excess(each: Finding) -> float:
@@ -163,25 +189,24 @@ def _against(each: Finding, rule: Rule, min_units: int) -> Finding:
     if isnan(each.value):
         return each._replace(verdict=Verdict.INCONCLUSIVE, reason=each.reason or "undefined")
     beyond = each.value - rule.limit if rule.max is not None else rule.limit - each.value
-    if _is_estimate(each) and each.n_units < min_units:
+    if not _is_fact(each) and each.n_units < min_units:
         few = f"{each.n_units} units, expected {min_units} or more"
         return each._replace(verdict=Verdict.INCONCLUSIVE, reason=few)
     if beyond <= 0:
         return each._replace(verdict=Verdict.PASS, reason="")
-    if not _is_estimate(each) or each.std_error == 0:
+    if not each.std_error > 0:
         return each._replace(verdict=Verdict.BREACH, reason=_words(each, rule))
     return each._replace(pvalue=float(stats.t.sf(beyond / each.std_error, each.n_units - 1)))
 
 
-def _is_estimate(each: Finding) -> bool:
-    return not isnan(each.std_error)
+def _is_fact(each: Finding) -> bool:
+    return each.measure in FACTS
 
 
 def _decided(tested: Sequence[Finding], rule: Rule) -> list[Finding]:
     """Verdicts of the findings that lie beyond the limit, corrected over the family of all that were looked at."""
     # Those within the limit are members too: to look at them was a comparison.
-    pvalues = [1.0 if isnan(each.pvalue) and _is_estimate(each) and each.verdict is Verdict.PASS else each.pvalue
-               for each in tested]  # fmt: skip
+    pvalues = [1.0 if each.verdict is Verdict.PASS and not isnan(each.std_error) else each.pvalue for each in tested]
     qvalues, n = benjamini_hochberg(pvalues), sum(not isnan(each) for each in pvalues)
     return [_concluded(each, rule, qvalue, n) for each, qvalue in zip(tested, qvalues, strict=True)]
 

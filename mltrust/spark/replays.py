@@ -1,7 +1,9 @@
 """Replayed rows to evidence: a set in hash parts for scoring, and what both models said reduced by slice and unit."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from functools import reduce
+from math import nan
+from operator import and_
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from mltrust.replay.compare import (
     PAIRED,
     REPRODUCED,
     SCORED,
+    TIMED,
     TRIED,
     WEIGHT,
     Evidence,
@@ -132,12 +135,14 @@ def prepared(rows: DataFrame, replay: Replay, perturbations: Sequence[Perturbati
     ).collect()[0]
     noise = max((found[f"{role} noise"] for role in BOTH if found[f"{role} noise"] is not None), default=nan)
     scale = Scale(_or_nan(found[f"{CHAMPION} sd"]), _or_nan(found[f"{CANDIDATE} sd"]), noise)
-    tolerance = max(replay.tolerance, 0.0 if isnan(noise) else noise)
+    # The champion's own noise: a candidate that differs from itself must not be excused by it.
+    tolerance = max(replay.tolerance, found[f"{CHAMPION} noise"] or 0.0)
     tops = {role: (found[f"{role} quantiles"] or [None])[-1] for role in BOTH}
     sums = {
         **_paired(replay, tops, tolerance),
         **_labelled(replay),
         **_scored(),
+        **_timed(),
         **_reproduced(replay),
         **_tried(replay, perturbations, tolerance),
     }
@@ -174,6 +179,7 @@ def _paired(replay: Replay, tops: Mapping[Role, float | None], tolerance: float)
         "champion": F.col(CHAMPION),
         "candidate": F.col(CANDIDATE),
         "top": top[CHAMPION],
+        "candidate_top": top[CANDIDATE],
         "both_top": top[CHAMPION] & top[CANDIDATE],
     }
     return {
@@ -213,9 +219,14 @@ def _scored() -> Sums:
     values = {
         "rows": F.lit(1.0),
         **{f"{role}_errors": F.col(f"{role}_error").isNotNull() for role in BOTH},
-        **{f"{role}_ms": F.col(f"{role}_ms") for role in BOTH},
     }
     return {("scored", name): value for name, value in values.items()}
+
+
+def _timed() -> Sums:
+    times = {f"{role}_ms": F.col(f"{role}_ms") for role in BOTH}
+    there = reduce(and_, (value.isNotNull() for value in times.values()))
+    return {("timed", name): F.when(there, value) for name, value in {"rows": F.lit(1.0), **times}.items()}
 
 
 def _reproduced(replay: Replay) -> Sums:
@@ -237,11 +248,12 @@ def _tried(replay: Replay, perturbations: Sequence[Perturbation], tolerance: flo
             broken = {"increasing": -moved, "decreasing": moved}.get(each.kind, F.abs(moved)) > tolerance
             values = {
                 WEIGHT: F.lit(1.0),
-                DECISIONS: _decisions(replay),
+                "scored": there,
+                DECISIONS: F.when(there, _decisions(replay)).otherwise(0.0),
                 "promised": F.lit(1.0 if each.kind in PROMISES else 0.0),
                 "shift": F.coalesce(F.abs(moved), F.lit(0.0)),
                 "flipped": _holds(_yes(after, replay) != _yes(score, replay)),
-                "broken": _holds(broken),
+                "broken": failed | _holds(broken),
                 "failed": failed,
             }
             for name, value in values.items():
@@ -339,7 +351,7 @@ def evidence(frame: Frame, perturbations: Sequence[Perturbation]) -> dict[Slice,
     return dict(sorted(by_slice.items(), key=lambda item: (item[0] != OVERALL, item[0])))
 
 
-_STATES = {"paired": PAIRED, "labelled": LABELLED, "scored": SCORED, "reproduced": REPRODUCED}
+_STATES = {"paired": PAIRED, "labelled": LABELLED, "scored": SCORED, "timed": TIMED, "reproduced": REPRODUCED}
 
 
 def _grids(rows: DataFrame) -> dict[Slice, Grid]:
@@ -374,11 +386,13 @@ def mismatched(rows: DataFrame, replay: Replay, inputs: Sequence[str]) -> list[M
     `inputs` are the features that the champion reads. Where a row lacks one, or was logged under another feature
     version than most, that is the likely cause; what is left is the environment or what the log does not hold.
     """
-    usual = rows.agg(F.mode("feature_version")).collect()[0][0]
+    usual = rows.agg(F.mode("feature_version", deterministic=True)).collect()[0][0]
+    features = rows.schema["features"].dataType
+    assert isinstance(features, StructType)
     wrong = rows.where(F.col(LOGGED).isNotNull() & F.coalesce(F.col("ulps") > replay.ulps, F.lit(True)))
     reason = F.when(F.col(f"{CHAMPION}_error").isNotNull(), "the model raised")
     reason = reason.when(F.col("feature_version") != F.lit(usual), "logged under another feature version")
-    for name in inputs:
+    for name in (each for each in inputs if each in features.names):
         reason = reason.when(F.col(f"features.{name}").isNull(), f"{name} is missing")
     counted = (
         wrong.groupBy(reason.otherwise("inputs are whole: another environment, or served otherwise").alias("reason"))

@@ -112,7 +112,7 @@ def test_perturbations_count_the_rows_they_were_tried_on_and_where_the_model_rai
     assert TRIALS["instability"].of(jitter, 1.0).value == pytest.approx(weighted(shift, pd.Series(tried)), rel=1e-9)
     assert isnan(TRIALS["broken_promises"].of(jitter, 1.0).value)
     promise = evidence.tried["candidate", "increasing(age)"]
-    broken = ((DATA["raised"] < DATA["candidate"]) & ~failed).astype(float)
+    broken = ((DATA["raised"] < DATA["candidate"]) | failed).astype(float)
     assert TRIALS["broken_promises"].of(promise, 1.0).value == pytest.approx(
         weighted(broken, pd.Series(tried)), rel=1e-9
     )
@@ -227,3 +227,27 @@ def test_shadows_are_paired_and_what_is_alone_late_or_different_is_counted(spark
     evidence = replays.evidence(replays.prepared(paired.pairs, replay, (), max_values=50), ())
     assert MEASURES["mean_difference"].of(evidence[ALL], "pair").value == pytest.approx(0.1)
     assert evidence[ALL].one_row_each
+
+
+@pytest.mark.slow
+def test_a_pair_is_not_cut_apart_by_the_edges_of_what_is_asked_for(spark: SparkSession) -> None:
+    def shadow(request: str, seconds: float, **changes: object) -> tuple[object, ...]:
+        given = {"model_version": "2", "traffic": "shadow", "event_time": noon + timedelta(seconds=seconds)}
+        return row(request, **(given | changes))  # type: ignore[arg-type]
+
+    noon = datetime(2026, 10, 5, 12, tzinfo=UTC)
+    log = [
+        row("before", event_time=noon - timedelta(seconds=1)),
+        row("within", event_time=noon + timedelta(seconds=9)),
+        shadow("before", 1),  # its production row is not asked for: neither a pair nor alone
+        shadow("within", 11, device="web"),
+        shadow("alone", 5),
+    ]
+    chosen = replace(
+        REPLAY.the_selection(), since=noon, until=noon + timedelta(seconds=10), where={"device": ("tv",)}
+    )
+    own = Shadow(REPLAY.gate, max_lag_seconds=60)
+    paired = shadows.paired(frame(spark, log, LOG), replace(REPLAY, select=chosen, shadow=own), "1", "2", AS_OF)
+    assert [each["request_id"] for each in paired.pairs.collect()] == ["within"]
+    found = {each.measure: each.value for each in shadows.findings(paired.counts, own)}
+    assert (found["unshadowed"], found["unmatched_shadow"], found["features_differ"]) == (0.0, 0.5, 1.0)

@@ -16,6 +16,7 @@ from mltrust.replay.compare import (
     PAIRED,
     REPRODUCED,
     SCORED,
+    TIMED,
     TRIALS,
     TRIED,
     Estimate,
@@ -69,15 +70,17 @@ def evidence(
         max_difference=float(abs(difference).max()),
         paired=of(
             PAIRED, one, decided * one, abs(difference) <= floor, difference, abs(difference),
-            ~yes[0] & yes[1], yes[0] & ~yes[1], champion, candidate, top[0], top[0] & top[1],
+            ~yes[0] & yes[1], yes[0] & ~yes[1], champion, candidate, top[0], top[1],
+            top[0] & top[1],
         ),
         labelled=of(LABELLED, one, decided * one, right[1] & ~right[0], right[0] & ~right[1],
                     (champion - labels) ** 2, (candidate - labels) ** 2),
-        scored=of(SCORED, one, 0 * one, 0 * one, 0.01 * one, 0.02 * one),
+        scored=of(SCORED, one, 0 * one, 0 * one),
+        timed=of(TIMED, one, 0.01 * one, 0.02 * one),
         reproduced=of(REPRODUCED, one, one, one),
         grid=Grid(grid(one), grid(champion), grid(candidate), grid(one), grid(labels)),
-        tried={("candidate", "jitter(age)"): of(TRIED, one, decided * one, one, abs(difference), yes[0] != yes[1],
-                                                     0 * one, 0 * one)},
+        tried={("candidate", "jitter(age)"): of(TRIED, one, one, decided * one, one, abs(difference),
+                                                     yes[0] != yes[1], 0 * one, 0 * one)},
         scale=Scale(float(champion.std(ddof=1)), float(candidate.std(ddof=1)), floor),
     )  # fmt: skip
 
@@ -156,8 +159,8 @@ def test_every_measure_of_perturbations_keeps_its_bounds_and_is_nan_of_nothing(n
 
 
 EMPTY = Evidence(
-    0, False, nan, Moments.empty(PAIRED), Moments.empty(LABELLED), Moments.empty(SCORED), Moments.empty(REPRODUCED),
-    Grid.empty(K), {}, Scale(nan, nan, nan),
+    0, False, nan, Moments.empty(PAIRED), Moments.empty(LABELLED), Moments.empty(SCORED), Moments.empty(TIMED),
+    Moments.empty(REPRODUCED), Grid.empty(K), {}, Scale(nan, nan, nan),
 )  # fmt: skip
 
 
@@ -243,7 +246,7 @@ def test_within_the_limit_passes_beyond_it_breaches_and_what_is_not_shown_is_nei
     for limit, verdict in ((churn + 0.01, "pass"), (churn / 2, "breach"), (churn - 1e-4, "inconclusive")):
         found = judged(own, rule(max=limit))
         assert str(found.verdict) == verdict
-        [mine] = [each for each in found.findings if each.decides]
+        [mine] = [each for each in found.findings if each.decides and each.measure == "churn"]
         assert (mine.threshold, mine.overall) == (limit, True)
         assert bool(found.reasons) == (verdict != "pass")
 
@@ -298,7 +301,7 @@ def test_a_number_that_is_no_estimate_breaches_without_a_test() -> None:
 
 def test_limits_are_on_the_candidate_where_both_models_have_the_measure() -> None:
     own = evidence(*drawn())
-    columns = np.column_stack([np.ones(1000), np.ones(1000), np.zeros(1000), np.ones(1000), np.ones(1000)])
+    columns = np.column_stack([np.ones(1000), np.ones(1000), np.zeros(1000)])
     found = judged(findings({ALL: own._replace(scored=Moments.of(SCORED, columns))}), rule("errors", max=0.0))
     assert found.verdict is Verdict.PASS
     assert {each.role for each in found.findings if each.measure == "errors" and each.decides} == {"candidate"}
@@ -316,6 +319,81 @@ def test_many_comparisons_are_corrected_over_slices() -> None:
     [own] = [each for each in found.findings if each.slice_value == "x" and each.measure == "churn"]
     assert own.pvalue < 0.05 < own.qvalue
     assert (own.n_family, own.verdict, found.verdict) == (42, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+@pytest.mark.parametrize("shift", [0.2, -0.2, 0.0])
+def test_two_rules_make_a_band_and_neither_undoes_the_other(shift: float) -> None:
+    champion = drawn()[0]
+    own = findings({ALL: evidence(champion, champion + shift, np.ones(len(champion)))})
+    rules = Rule("score_shift", max=0.01), Rule("score_shift", min=-0.01)
+    for order in (rules, rules[::-1]):
+        assert judged(own, Gate(order)).verdict is (Verdict.BREACH if shift else Verdict.PASS)
+
+
+def test_a_looser_rule_for_slices_does_not_undo_the_one_on_everything() -> None:
+    own = findings({ALL: evidence(*drawn())})
+    [churn] = [each.value for each in own if each.measure == "churn"]
+    gate = Gate((Rule("churn", max=churn / 2), Rule("churn", max=2 * churn, slices=True)))
+    found = judged(own, gate)
+    assert found.verdict is Verdict.BREACH
+    [reason] = found.reasons
+    assert f"expected at most {churn / 2:g}" in reason
+
+
+@pytest.mark.parametrize("measure", ["churn", "calibration_shift", "rank_correlation"])
+def test_one_unit_is_too_few_for_an_estimate_on_either_side_of_the_limit(measure: str) -> None:
+    one = evidence(*(each[:3] for each in drawn()), units=np.zeros(3, dtype=int))
+    own = [each for each in findings({ALL: evidence(*drawn()), Slice("k", "one"): one}) if each.slice_key]
+    for limit in (-2.0, 2.0):
+        found = judged(own, rule(measure, max=limit, slices=True))
+        of_slice = [each.verdict for each in found.findings if each.measure == measure and each.slice_key]
+        assert set(of_slice) <= {Verdict.INCONCLUSIVE}
+        assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_gate_that_says_nothing_of_errors_admits_none() -> None:
+    own = evidence(*drawn())
+    failed = Moments.of(SCORED, np.column_stack([np.ones(1000), np.zeros(1000), np.arange(1000) < 900]))
+    broken = findings({ALL: own._replace(scored=failed)})
+    found = judged(broken, rule(max=1.0))
+    assert (found.verdict, found.reasons) == (
+        Verdict.BREACH,
+        ["errors of the candidate: 0.9, expected at most 0"],
+    )
+    assert judged(broken, Gate((Rule("churn", max=1.0), Rule("errors", max=0.95)))).verdict is Verdict.PASS
+
+
+def test_a_model_that_raises_under_a_perturbation_is_not_stable_under_it() -> None:
+    own, n = evidence(*drawn()), 1000
+    raises = np.arange(n) < 400
+    columns = [np.ones(n), ~raises, ~raises, np.ones(n), 0.5 * ~raises, ~raises, raises, raises]
+    state = Moments.of(TRIED, np.column_stack([each.astype(float) for each in columns]))
+    found = findings({ALL: own._replace(tried={("candidate", "missing(x)"): state})})
+    value_of = {each.measure: each.value for each in found if each.perturbation}
+    assert value_of["instability"] == pytest.approx(0.5 / own.scale.candidate_sd)
+    assert value_of["perturbed_flips"] == 1.0
+    assert value_of["perturbed_errors"] == value_of["broken_promises"] == 0.4
+    gate = judged(found, rule("instability", max=100.0))
+    assert gate.verdict is Verdict.BREACH
+    assert gate.reasons[0].startswith("perturbed_errors of the candidate under missing(x): 0.4")
+
+
+def test_a_perturbation_that_applied_to_no_row_passes_nothing() -> None:
+    own = evidence(*drawn())
+    tried = {**own.tried, ("candidate", "stale(price)"): Moments.empty(TRIED)}
+    found = judged(findings({ALL: own._replace(tried=tried)}), rule("instability", max=100.0))
+    assert (found.verdict, found.reasons) == (
+        Verdict.INCONCLUSIVE,
+        [
+            f"{name} of the candidate under stale(price): the perturbation applied to no row"
+            for name in ("instability", "perturbed_errors")
+        ],
+    )
+
+
+def test_a_model_of_one_score_ranks_everything_top_and_has_little_of_the_other_s() -> None:
+    champion, _, labels = drawn()
+    assert value("top_overlap", evidence(champion, np.full(len(champion), 0.3), labels)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
