@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 from mltrust import replaying, runtime
 from mltrust.conf import Conf
 from mltrust.errors import ConfError
+from mltrust.replay import masking
 from mltrust.spark import shadows
 from mltrust.verdicts import Exit
 
@@ -19,6 +20,10 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, **files: str) -> Exit:
     replay, lake = conf.the_replay(), runtime.lakehouse(spark, conf)
     if replay.shadow is None:
         raise ConfError(f"{conf.path}: shadow: missing; expected the gate that shadow traffic has to pass")
+    names = masking.by_scrubbed(
+        masking.plan(conf.contract), replay.slices.attributes, replay.slices.attributes, "slices"
+    )
+    runtime.refuse(conf, names)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(replaying.FINDINGS)
     inputs = lake.versions("inference_log")

@@ -10,6 +10,7 @@ from mltrust.conf import Conf
 from mltrust.errors import ConfError
 from mltrust.io import models, secrets
 from mltrust.replay import masking
+from mltrust.replay.plan import selection_id
 from mltrust.report.replay import export_markdown, export_metrics, export_verdict
 from mltrust.spark import replay_sets
 from mltrust.spark.logs import kept
@@ -33,7 +34,9 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
     with runtime.tracked("export_replay_set", conf, as_of, lake, inputs) as tracked:
         pair = models.resolved(replay)
         reads = {str(each): [name for name, *_ in each.inputs] for each in pair}
-        runtime.refuse(conf, models.mismatches(pair, conf.contract) + masking.problems(scrubbing, reads))
+        by = replay.select.sample.by if replay.select.sample is not None else ()
+        of_names = masking.by_scrubbed(scrubbing, replay.slices.attributes, by, "sample.by")
+        runtime.refuse(conf, models.mismatches(pair, conf.contract) + masking.problems(scrubbing, reads) + of_names)
         read = {name: lake.read(name, version) for name, version in inputs.items()}
         rows = replay_sets.selected(read["inference_log"], replay, pair[0].version, as_of)
         rows = replay_sets.with_label(replay_sets.drawn(rows, replay), read.get("outcomes"), replay, as_of)
@@ -49,6 +52,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
                 **mine, "run_id": tracked.run.run_id, "as_of": as_of.isoformat(), "input_versions": inputs,
                 "content_hash": found.content_hash, "n_rows": found.n_rows, "n_weights": found.n_weights,
                 "key_id": key_id, "champion": str(pair[0]),
+                "selection": selection_id(replay, conf.contract.scrub),
             }  # fmt: skip
             rows = replay_sets.exported(sized, scrubbing).withColumns(replay_sets.named(replay.replay_id))
             lake.replace(tracked.stamped(rows), TABLE, mine, said)

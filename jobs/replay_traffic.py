@@ -18,7 +18,7 @@ FILES = {"--junit": "file to write the gate's findings to as JUnit XML", "--summ
 def run(spark: SparkSession, conf: Conf, as_of: datetime, **files: str) -> Exit:
     """Scores what is not scored yet, compares all of it, and ends with the gate's verdict."""
     replay, lake = conf.the_replay(), runtime.lakehouse(spark, conf)
-    made = replaying.newest_set(lake, replay)
+    made = replaying.newest_set(lake, conf)
     lake.ensure(replaying.ROWS, replaying.FINDINGS)
     inputs = {replaying.SETS: made.version}
     with runtime.tracked("replay_traffic", conf, as_of, lake, inputs) as tracked:

@@ -233,6 +233,10 @@ class Contract:
         for name, scrub in (self.scrub.columns if self.scrub is not None else {}).items():
             if name not in types:
                 raise ValueError(f"scrub: {name!r} does not leave the log; expected of {', '.join(types)}")
+            if name in ("request_id", "item_id") and scrub.policy not in ("keep", "pseudonym"):
+                raise ValueError(
+                    f"scrub: {name} is {scrub.policy}; expected keep or pseudonym, as it tells rows apart"
+                )
             if scrub.policy in ("pseudonym", "truncate") and types[name] != "string":
                 raise ValueError(f"scrub: {name}: {scrub.policy} is for string, this is a {types[name]}")
             if scrub.policy == "bucket" and types[name] not in ("long", "double"):

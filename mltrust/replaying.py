@@ -20,10 +20,10 @@ from mltrust.errors import DataError, PlatformError
 from mltrust.io import models
 from mltrust.io.models import Registered
 from mltrust.io.tables import Lakehouse
-from mltrust.replay import gate
+from mltrust.replay import gate, masking
 from mltrust.replay.compare import BOTH, CANDIDATE, PAIR, Estimate, Mismatch
 from mltrust.replay.gate import Finding, Judged
-from mltrust.replay.plan import plan_id
+from mltrust.replay.plan import plan_id, selection_id
 from mltrust.replay.spec import Gate, Perturbation, Replay
 from mltrust.report import replay as report
 from mltrust.runtime import Tracked
@@ -38,10 +38,11 @@ from mltrust.verdicts import Exit
 log = logging.getLogger("mltrust")
 SETS, ROWS, FINDINGS = "replay_sets", "replay_rows", "replay_findings"
 _EXAMPLES = 50
+_TASKS = 64
 
 
 class ReplaySet(NamedTuple):
-    """The newest export of a set, as its commit says: at which version, of which champion, with how many rows."""
+    """The newest export of a set as its commit says, of which champion and how many rows; the table's version now."""
 
     version: int
     content_hash: str
@@ -50,15 +51,24 @@ class ReplaySet(NamedTuple):
     champion: str
 
 
-def newest_set(lake: Lakehouse, replay: Replay) -> ReplaySet:
-    """The set of a replay; DataError where it was never exported."""
+def newest_set(lake: Lakehouse, conf: Conf) -> ReplaySet:
+    """The set of a replay; DataError where it was never exported, or by a conf that selects other rows.
+
+    The version is the newest of the table, in which units may have been erased since the export.
+    """
+    replay = conf.the_replay()
     lake.require(SETS, made_by="export_replay_set")
     said = lake.metadata(SETS, replay_id=replay.set_id)
     if not said:
         raise DataError(
             f"{SETS} holds no set {replay.set_id!r}; run export_replay_set with the conf of {replay.set_id!r}"
         )
-    version = lake.version_with(SETS, run_id=str(said["run_id"]))
+    if replay.select is not None and said["selection"] != selection_id(replay, conf.contract.scrub):
+        raise DataError(
+            f"{SETS}: the set {replay.set_id!r} was exported with another select, label or scrub than {conf.path} "
+            "has now; run export_replay_set again"
+        )
+    version = lake.versions(SETS)[SETS]
     n_rows, n_weights = (int(cast(int, said[name])) for name in ("n_rows", "n_weights"))
     return ReplaySet(version, str(said["content_hash"]), n_rows, n_weights, str(said["champion"]))
 
@@ -111,15 +121,21 @@ def scores(work: Work, made: ReplaySet) -> tuple[Work, DataFrame]:
     types = work.conf.contract.feature_types()
     read = {name for each in (work.champion, work.candidate) for name, *_ in each.inputs}
     perturbations = tuple(replay.expanded({name: kind for name, kind in types.items() if name in read}))
+    n_tasks = _n_tasks(work)
     plan = plan_id(
         replay, set_hash=made.content_hash, champion=str(work.champion), candidate=str(work.candidate),
-        perturbations=perturbations,
+        perturbations=perturbations, environment=(*work.champion.packages, *work.candidate.packages), n_tasks=n_tasks,
     )  # fmt: skip
     work = replace(work, plan=plan, perturbations=perturbations)
     work.tracked.run.params({"plan": plan})
     rows = work.lake.read(SETS, made.version, {"replay_id": replay.set_id})
-    _score(work, rows)
-    mine = work.lake.read(ROWS, where={"replay_id": replay.replay_id, "plan": plan})
+    if (n := rows.count()) != made.n_rows:
+        raise DataError(
+            f"{SETS} holds {n:,} of the {made.n_rows:,} rows of {replay.set_id!r}, as after an erasure; export again"
+        )
+    _score(work, rows, n_tasks)
+    # At one version: another run under the same id may write beside this one.
+    mine = work.lake.read(ROWS, work.lake.versions(ROWS)[ROWS], {"replay_id": replay.replay_id, "plan": plan})
     whole = replays.joined(mine, rows)
     if (n := whole.count()) != made.n_rows:
         raise DataError(
@@ -128,7 +144,13 @@ def scores(work: Work, made: ReplaySet) -> tuple[Work, DataFrame]:
     return work, whole
 
 
-def _score(work: Work, rows: DataFrame) -> None:
+def _n_tasks(work: Work) -> int:
+    """Into how many tasks a part is cut; where the platform leaves that open, a number of our own."""
+    given = work.lake.spark.conf.get("spark.sql.shuffle.partitions", "") or ""
+    return int(given) if given.isdigit() else _TASKS
+
+
+def _score(work: Work, rows: DataFrame, n_tasks: int) -> None:
     """Makes the parts that are not there yet, each in one commit."""
     replay, mine = work.replay, {"replay_id": work.replay.replay_id}
     there = work.lake.read(ROWS, where=mine | {"plan": work.plan}).select("part").distinct().collect()
@@ -141,7 +163,9 @@ def _score(work: Work, rows: DataFrame) -> None:
         return
     if not done:
         _forget(work)
-    task, n_tasks = _task(work, rows), int(work.lake.spark.conf.get("spark.sql.shuffle.partitions", "4") or 4)
+    for model in (work.champion, work.candidate):
+        models.loadable(model)
+    task = _task(work, rows)
     for part in todo:
         own = replays.to_score(rows, replay, part, work.perturbations, n_tasks)
         made = scored(own, task, [*KEY, "logged"]).withColumns(
@@ -188,7 +212,10 @@ def compared(work: Work, rows: DataFrame, *, n_weights: int = 1) -> Compared:
         found = gate.findings(evidence) + _noise(frame) + _policy_values(work, once, n_weights)
         inputs = [name for name, *_ in work.champion.inputs]
         mismatches = replays.mismatched(once, replay, inputs)
-        examples = replays.worst(once, replay, _EXAMPLES)
+        examples: Sequence[Mapping[str, object]] = replays.worst(once, replay, _EXAMPLES)
+    if work.kind == "shadow":  # of the log itself, which nobody scrubbed
+        scrubbing = masking.plan(work.conf.contract)
+        examples = [masking.shown(each, scrubbing) for each in examples]
     return Compared(found, mismatches, examples, next((each.n_rows for each in evidence.values()), 0))
 
 
@@ -200,7 +227,7 @@ def _noise(frame: Frame) -> list[Finding]:
 
 def _policy_values(work: Work, rows: DataFrame, n_weights: int) -> list[Finding]:
     """What the candidate's decisions would have earned by the log's propensities, or why that cannot be said."""
-    if work.replay.actions is None:
+    if work.replay.actions is None or work.kind == "shadow":
         return []
     if n_weights > 1:
         words = "the set was drawn at several rates; expected a sample without at_least and hard_within"
@@ -241,7 +268,7 @@ def conclude(work: Work, found: Compared, rules: Gate, files: Mapping[str, str])
         models=(str(work.champion), str(work.candidate)),
         n_rows=found.n_rows,
         mismatches=found.mismatches,
-        environment=work.champion.environment,
+        environment=tuple(dict.fromkeys((*work.champion.environment, *work.candidate.environment))),
         notes=work.notes,
         examples=found.examples,
     )

@@ -124,7 +124,8 @@ def _signature(example: pd.DataFrame, *, n_classes: int) -> ModelSignature:
 class Registered(NamedTuple):
     """A version of the registry: what it reads (name, type, whether required), and how a worker loads it.
 
-    `environment` names packages that are here in another version than the model was registered with.
+    `environment` names packages that are here in another version than the model was registered with, `packages` all
+    that it asks for as they are installed here.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Registered(NamedTuple):
     inputs: tuple[tuple[str, str, bool], ...]
     loader: "Loader"
     environment: tuple[str, ...]
+    packages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -199,7 +201,7 @@ def resolve(name: str, *, version: str | None, alias: str | None, output: str | 
         raise ConfError(f"model {name} {found.version} has no signature of named columns; log it with one")
     inputs = tuple((str(each.name), _type_name(each), bool(each.required)) for each in schema.inputs)
     loader = Loader(uri, mlflow.get_tracking_uri(), output)
-    return Registered(name, str(found.version), inputs, loader, _environment(uri))
+    return Registered(name, str(found.version), inputs, loader, *_environment(uri))
 
 
 def _type_name(column: ColSpec) -> str:
@@ -211,22 +213,31 @@ def _known(client: mlflow.MlflowClient, name: str) -> str:
     return f"the registry has versions {', '.join(map(str, versions))}" if versions else "the registry has none"
 
 
-def _environment(uri: str) -> tuple[str, ...]:
-    """Requirements `name==version` of the model that are installed in another version here, in words."""
+def loadable(model: Registered) -> None:
+    """Loads a model here; DataError where it cannot be, before any worker tries."""
+    try:
+        model.loader()
+    except Exception as error:  # whatever the model's own libraries raise
+        raise DataError(f"model {model} cannot be loaded: {type(error).__name__}: {error}") from None
+
+
+def _environment(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Requirements `name==version` of the model that are installed in another version here, in words; and all."""
     try:
         lines = mlflow.artifacts.load_text(f"{uri}/requirements.txt").splitlines()
     except (MlflowException, OSError):
-        return ("what it was registered with is not known",)
-    different = []
+        return ("what it was registered with is not known",), ()
+    different, all_here = [], []
     for name, _, wanted in (line.partition("==") for line in lines if "==" in line):
         package = name.partition("[")[0].strip()
         try:
             here = installed(package)
         except PackageNotFoundError:
             here = "none"
+        all_here.append(f"{package} {here}")
         if here != wanted.strip():
             different.append(f"{package} {wanted.strip()}, here {here}")
-    return tuple(different)
+    return tuple(different), tuple(all_here)
 
 
 def tag(name: str, version: str, tags: Mapping[str, str]) -> None:

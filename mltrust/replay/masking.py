@@ -5,6 +5,7 @@ Nothing here logs a value or a key; what is reported is a kind, a column and a c
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -81,11 +82,15 @@ _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PHONE = re.compile(
     r"(?<![\w-])(?<!\d\.)(?:\+\d[\d ()./-]{6,18}\d|\(?\d{2,4}\)?(?:[ ./-]\d{2,6}){2,4})(?![\w-]|\.\d)"
 )
-_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?!\d)")
-_CARD = re.compile(r"(?<!\w)(?<!\d\.)[2-6]\d{3}(?:[ -]?\d){9,15}(?!\w|\.\d)")
-_IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}\b")
+# What goes on in the same manner is no date: 06.12.34.56.78 is a phone.
+_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}(?!\d|\1\d)")
+# Groups of digits, after letters too (`visa4111...`) but not within a token as a hash has it.
+_DIGITS = re.compile(r"(?<![A-Za-z_\d.])(?:[A-Za-z_]+)?(\d+(?:[ -]\d+)*)(?!\w|\.\d)")
+# Every start by itself: what looks like one may hide the next.
+_IBAN = re.compile(r"(?=\b([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30})\b)")
 _IP = re.compile(
-    r"(?<![\w:])(?<!\d\.)(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w:]|\.\d)"
+    r"(?<![\w:])(?<!\d\.)(?:(\d{1,3}(?:\.\d{1,3}){3})(?::\d{1,5})?|([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}))"
+    r"(?![\w:]|\.\d)"
 )
 
 
@@ -100,25 +105,45 @@ def _phones(text: str) -> Iterator[bool]:
 
 
 def _cards(text: str) -> Iterator[bool]:
-    return (luhn(re.sub(r"\D", "", each[0])) for each in _CARD.finditer(text))
+    """Neighbouring groups that make 13 to 19 digits: a date or a number may stand before or after."""
+    for each in _DIGITS.finditer(text):
+        groups = re.findall(r"\d+", each[1])
+        for first in range(len(groups)):
+            for last in range(first, len(groups)):
+                digits = "".join(groups[first : last + 1])
+                if len(digits) > 19:
+                    break
+                yield len(digits) >= 13 and digits[0] in "23456" and luhn(digits)
 
 
 def _ibans(text: str) -> Iterator[bool]:
     for each in _IBAN.finditer(text):
-        # What follows after a space may be the next word: every length at which an IBAN may end is tried.
-        joined = each[0].replace(" ", "").upper()
-        yield any(iban(joined[:length]) for length in range(15, len(joined) + 1))
+        joined = re.sub("[ -]", "", each[1]).upper()
+        # What follows may be the next word, so that the length is that of the country.
+        yield iban(joined[: _IBAN_LENGTHS.get(joined[:2], len(joined))])
 
 
 def _ips(text: str) -> Iterator[bool]:
     for each in _IP.finditer(text):
         try:
-            address = ip_address(each[0])
+            address = ip_address(each[1] or each[2])
         except ValueError:
             continue
         yield not (address.version == 6 and each[0].count(":") == len(each[0]))
 
 
+#: By country (ISO 13616, the registry of SWIFT).
+_IBAN_LENGTHS = {
+    country: length
+    for length, countries in {
+        15: "NO", 16: "BE", 18: "DK FI FO GL NL", 19: "MK SI", 20: "AT BA EE KZ LT LU XK", 21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS", 23: "AE GI IL IQ TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST",
+        26: "IS TR", 27: "FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB PL SV", 29: "BR EG PS QA UA",
+        30: "JO KW MU", 31: "MT SC", 32: "LC",
+    }.items()
+    for country in countries.split()
+}  # fmt: skip
 _FINDERS: Mapping[Personal, Callable[[str], Iterable[bool]]] = {
     Personal.EMAIL: _emails,
     Personal.PHONE: _phones,
@@ -163,6 +188,32 @@ def plan(contract: Contract) -> Plan:
     return Plan(columns, quasi, contract.scrub.k if contract.scrub is not None else 1)
 
 
+def by_scrubbed(scrubbing: Plan, attributes: Mapping[str, str], names: Iterable[str], what: str) -> list[str]:
+    """Slice attributes whose raw values would leave by their names: those of columns that are not kept."""
+    return [
+        f"{what}: {name} is {attributes[name]}, whose policy is {scrubbing.columns[attributes[name]].policy}; "
+        "expected a column that is kept, as its values stand in tables and on pages"
+        for name in names
+        if attributes[name] in scrubbing.columns and scrubbing.columns[attributes[name]].policy != "keep"
+    ]
+
+
+def shown(example: Mapping[str, object], scrubbing: Plan) -> dict[str, object]:
+    """A row of the log as a page may show it: kept columns only, and no text with personal data in it."""
+    features = json.loads(str(example["features"]))
+    kept = {name: value for name, value in features.items() if _may_be_shown(f"features.{name}", value, scrubbing)}
+    own = {
+        name: value if name not in scrubbing.columns or _may_be_shown(name, value, scrubbing) else None
+        for name, value in example.items()
+    }
+    return {**own, "features": json.dumps(kept)}
+
+
+def _may_be_shown(column: str, value: object, scrubbing: Plan) -> bool:
+    scrub = scrubbing.columns.get(column)
+    return scrub is not None and scrub.policy == "keep" and not (isinstance(value, str) and found(value))
+
+
 def problems(scrubbing: Plan, inputs: Mapping[str, Iterable[str]]) -> list[str]:
     """Policies on features that a model reads, by model: its scores could not be reproduced any more."""
     return [
@@ -181,14 +232,16 @@ def truncated(text: str, length: int) -> str:
 
 def bucketed(value: float, width: float) -> float:
     """The lower end of the interval [i·width, (i + 1)·width) that holds the value."""
+    if isinstance(value, int) and width == int(width):
+        return value // int(width) * int(width)  # exact beyond 2^53
     return floor(value / width) * width
 
 
 class Anonymity(NamedTuple):
     """How well rows hide among one another, by their quasi-identifiers.
 
-    `smallest` is the number of rows of the rarest of the `n_groups` combinations; `n_below` rows are in combinations
-    of fewer than k.
+    `smallest` is the number of units of the rarest of the `n_groups` combinations; `n_below` units are in
+    combinations of fewer than k.
     """
 
     k: int
@@ -198,7 +251,7 @@ class Anonymity(NamedTuple):
 
 
 def anonymity(sizes: Mapping[int, int], k: int) -> Anonymity:
-    """The anonymity of a set in which `sizes[s]` combinations have s rows each (Sweeney 2002)."""
+    """The anonymity of a set in which `sizes[s]` combinations have s units each (Sweeney 2002)."""
     below = sum(size * n for size, n in sizes.items() if size < k)
     return Anonymity(k, sum(sizes.values()), min(sizes, default=0), below)
 

@@ -1,7 +1,10 @@
 """The log to a replay set: selected, scrubbed, hashed, with what was left out counted."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from functools import reduce
+from operator import and_
+from typing import cast
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -24,34 +27,33 @@ COLUMNS = (*_LOGGED, "label", "stratum", "weight", "features")
 _HARD = "(hard)"
 _ALL = "(all)"
 _STOPPED = "stopped"
+_PERSON = "person"
 
 
-def selected(
-    log: DataFrame,
-    replay: Replay,
-    version: str,
-    as_of: datetime,
-    *,
-    model: str | None = None,
-    traffic: str = "production",
-    with_errors: bool = False,
-) -> DataFrame:
-    """The predictions of a version that are asked for, before as_of; by default the champion's in production."""
+def selected(log: DataFrame, replay: Replay, version: str, as_of: datetime) -> DataFrame:
+    """The champion's predictions in production that are asked for and did not fail, of whole days before as_of."""
     chosen = replay.the_selection()
-    end = min(chosen.end, as_of.date())
-    rows = log.where((F.col("event_date") >= F.lit(chosen.start)) & (F.col("event_date") < F.lit(end)))
+    rows = served(log, replay.champion.name, version, "production", chosen.start, min(chosen.end, as_of.date()))
+    return rows.where((F.col("status") == "ok") & is_selected(replay))
+
+
+def served(log: DataFrame, model: str, version: str, traffic: str, start: date, end: date) -> DataFrame:
+    """What a version answered in one kind of traffic in the days [start, end)."""
+    rows = log.where((F.col("event_date") >= F.lit(start)) & (F.col("event_date") < F.lit(end)))
     rows = rows.where((F.col("traffic") == traffic) & (F.col("model_version") == version))
-    rows = rows.where(F.col("model_name") == (model or replay.champion.name))
-    if not with_errors:
-        rows = rows.where(F.col("status") == "ok")
-    for condition in _conditions(chosen):
-        rows = rows.where(condition)
+    return rows.where(F.col("model_name") == model)
+
+
+def is_selected(replay: Replay) -> Column:
+    """Whether a row of the log is what the selection asks for; null where it does not say."""
+    return reduce(and_, _conditions(replay.the_selection(), replay))
+
+
+def _conditions(chosen: Selection, replay: Replay) -> Iterator[Column]:
+    yield F.col("event_date") >= F.lit(chosen.start)
+    yield F.col("event_date") < F.lit(chosen.end)
     for name, values in chosen.where.items():
-        rows = rows.where(slice_value(name, replay.slices).isin(list(values)))
-    return rows
-
-
-def _conditions(chosen: Selection) -> Iterator[Column]:
+        yield slice_value(name, replay.slices).isin(list(values))
     since, until = chosen.bounds()
     if since is not None:
         yield F.col("event_time") >= F.lit(since)
@@ -97,8 +99,9 @@ def _rates(sizes: Mapping[str, int], sample: Sample) -> dict[str, float]:
     total = sum(n for stratum, n in sizes.items() if stratum != _HARD)
     rates = {}
     for stratum, n in sorted(sizes.items()):
-        wanted = max(sample.rows * n / total if total else 0.0, sample.at_least)
-        rates[stratum] = 1.0 if stratum == _HARD else min(1.0, wanted / n)
+        # Not by way of the rows wanted of each: rates in proportion must be one number, to the last bit.
+        rate = max(sample.rows / total if total else 0.0, sample.at_least / n)
+        rates[stratum] = 1.0 if stratum == _HARD else min(1.0, rate)
     return rates
 
 
@@ -129,7 +132,9 @@ def scrubbed(rows: DataFrame, plan: Plan, key: Key | None, table: StructType) ->
         for each in _features(table)
     }
     features = F.struct(*(columns[each.name].cast(each.dataType).alias(each.name) for each in _features(table)))
-    flat = rows.withColumn("features", features).select(*COLUMNS)
+    # People are told apart before their ids are gone.
+    person = F.xxhash64(F.coalesce("unit_id", "request_id")).alias(_PERSON)
+    flat = rows.withColumn("features", features).select(*COLUMNS, person)
     schema = StructType([*flat.schema, *_ddl(f"{_STOPPED} ARRAY<STRING>")])
     return flat.mapInArrow(_scrubber(plan, key, schema), schema)
 
@@ -192,7 +197,7 @@ def _change(name: str, plan: Plan, key: Key | None) -> _Change | None:
     if scrub.policy == "truncate":
         return lambda _, value: masking.truncated(str(value), int(scrub.length or 0))
     if scrub.policy == "bucket":
-        return lambda _, value: masking.bucketed(float(str(value)), float(scrub.width or 1))
+        return lambda _, value: masking.bucketed(cast(float, value), scrub.width or 1)
     return lambda _, value: None
 
 
@@ -205,7 +210,7 @@ def _changed(array: pa.Array, name: str, change: _Change | None) -> pa.Array:
     if all(value is None for value in distinct):
         return pa.nulls(len(array), array.type)
     if pa.types.is_integer(array.type):
-        distinct = [None if value is None else int(str(value).partition(".")[0]) for value in distinct]
+        distinct = [None if value is None else int(cast(float, value)) for value in distinct]
     return pa.array(distinct, array.type).take(encoded.indices)
 
 
@@ -223,15 +228,16 @@ def _personal(texts: Mapping[str, pa.Array], n: int) -> pa.Array:
 
 
 def with_group_size(rows: DataFrame, plan: Plan) -> DataFrame:
-    """`rows` with `group_size`: how many rows that are not stopped share their quasi-identifiers."""
+    """`rows` with `group_size`: of how many units there are rows, not stopped, with the same quasi-identifiers."""
     names = plan.quasi_identifiers
     if not names:
         return rows.withColumn("group_size", F.lit(None).cast("bigint"))
     # Of few values: a join on a table of them. Null is a value as any other.
     of_group = F.sha2(F.to_json(F.struct(*(F.col(name).cast("string").alias(name) for name in names))), 256)
     rows = rows.withColumn("group", of_group)
-    sizes = rows.where(F.size(_STOPPED) == 0).groupBy("group").agg(F.count("*").alias("group_size"))
-    return rows.join(F.broadcast(sizes), "group", "left").drop("group")
+    clean = rows.where(F.size(_STOPPED) == 0)
+    sizes = clean.groupBy("group").agg(F.count_distinct(_PERSON).alias("group_size"))
+    return rows.join(F.broadcast(sizes), "group", "left")
 
 
 def exported(rows: DataFrame, plan: Plan) -> DataFrame:
@@ -250,7 +256,7 @@ def named(replay_id: str) -> dict[str, Column]:
 
 
 def summary(rows: DataFrame, plan: Plan) -> Exported:
-    """What of `rows` leaves and what stays behind, and the hash of what leaves; three Spark jobs."""
+    """What of `rows` leaves and what stays behind, and the hash of what leaves; four Spark jobs."""
     leaves, clean = _may_leave(plan), F.size(_STOPPED) == 0
     digests = rows.withColumn("digest", F.when(leaves, row_digest(rows.schema, COLUMNS)))
     found = digests.agg(
@@ -261,15 +267,12 @@ def summary(rows: DataFrame, plan: Plan) -> Exported:
         F.count_if(leaves & F.col("label").isNotNull()).alias("n_labelled"),
         F.count_distinct(F.when(leaves, F.col("weight"))).alias("n_weights"),
         digest_sums("digest").alias("sums"),
-        F.flatten(F.collect_list(F.when(~clean, F.col(_STOPPED)))).alias("kinds"),
     ).collect()[0]
+    kinds = rows.select(F.explode(_STOPPED).alias("kind")).groupBy("kind").count().collect()
     by = rows.where(leaves).groupBy("stratum").agg(F.count("*").alias("n")).collect()
-    stopped: dict[str, int] = {}
-    for kind in found["kinds"]:
-        stopped[kind] = stopped.get(kind, 0) + 1
     return Exported(
         **{name: found[name] for name in ("n_drawn", "n_rows", "n_stopped", "n_rare", "n_labelled", "n_weights")},
-        stopped=dict(sorted(stopped.items())),
+        stopped={row["kind"]: row["count"] for row in sorted(kinds, key=lambda row: row["kind"])},
         strata={row["stratum"]: row["n"] for row in sorted(by, key=lambda row: row["stratum"])},
         anonymity=_anonymity(rows, plan),
         content_hash=content_hash(found["n_rows"], found["sums"]),
@@ -279,5 +282,6 @@ def summary(rows: DataFrame, plan: Plan) -> Exported:
 def _anonymity(rows: DataFrame, plan: Plan) -> Anonymity:
     if not plan.quasi_identifiers:
         return masking.anonymity({}, plan.k)
-    groups = rows.where(F.size(_STOPPED) == 0).groupBy("group_size").agg(F.count("*").alias("n")).collect()
-    return masking.anonymity({row["group_size"]: row["n"] // row["group_size"] for row in groups}, plan.k)
+    clean = rows.where(F.size(_STOPPED) == 0)
+    groups = clean.groupBy("group_size").agg(F.count_distinct("group").alias("n")).collect()
+    return masking.anonymity({row["group_size"]: row["n"] for row in groups}, plan.k)

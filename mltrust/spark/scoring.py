@@ -113,9 +113,10 @@ def _scorer(task: Task, keep: tuple[str, ...], schema: StructType) -> ArrowMap:
     arrow = pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        models, budget = loaded([each.load for each in task.scorers]), _Budget(_MAX_ALONE)
+        models = loaded([each.load for each in task.scorers])
+        budgets = [Budgets() for _ in task.scorers]
         for at, batch in enumerate(rebatched(batches, task.batch_rows)):
-            found = _of_batch(batch, task, models, budget, noise=task.noise and at == 0)
+            found = _of_batch(batch, task, models, budgets, noise=task.noise and at == 0)
             found |= {name: batch[name].combine_chunks() for name in keep}
             arrays = [_array(found[field.name], field.type) for field in arrow]
             yield pa.RecordBatch.from_arrays(arrays, schema=arrow)
@@ -152,6 +153,13 @@ class _Budget:
         self.left = n
 
 
+class Budgets:
+    """Those of one model in one task: what perturbations spend is not missing for its own errors."""
+
+    def __init__(self) -> None:
+        self.plain, self.perturbed = _Budget(_MAX_ALONE), _Budget(_MAX_ALONE)
+
+
 class Predicted(NamedTuple):
     """Scores, nan where there is none, and why (None where there is one)."""
 
@@ -160,15 +168,15 @@ class Predicted(NamedTuple):
 
 
 def _of_batch(
-    batch: pa.Table, task: Task, models: Sequence[Predict], budget: _Budget, *, noise: bool
+    batch: pa.Table, task: Task, models: Sequence[Predict], budgets: Sequence[Budgets], *, noise: bool
 ) -> dict[str, object]:
     columns, n = features_of(batch, "features"), batch.num_rows
     tried = _tried_rows(batch) if task.perturbations else np.empty(0, dtype=np.intp)
     variants = _variants(batch, task, columns, tried)
     found: dict[str, object] = {"ulps": pa.nulls(n, pa.int64())}
-    for scorer, predict in zip(task.scorers, models, strict=True):
+    for scorer, predict, budget in zip(task.scorers, models, budgets, strict=True):
         frame, started = inputs(columns, scorer.inputs, n), perf_counter()
-        plain = predicted(predict, frame, budget)
+        plain = predicted(predict, frame, budget.plain)
         milliseconds = 1000 * (perf_counter() - started) / n
         scores = plain.scores.astype(np.float64)
         found |= {
@@ -176,7 +184,9 @@ def _of_batch(
             f"{scorer.role}_error": plain.errors or [None] * n,
             f"{scorer.role}_ms": np.full(n, milliseconds),
             f"{scorer.role}_noise": _noise(predict, frame, scores) if noise else np.full(n, np.nan),
-            **_perturbed(scorer, predict, frame, scores, tried, variants if scorer.is_tried else [], budget),
+            **_perturbed(
+                scorer, predict, frame, scores, tried, variants if scorer.is_tried else [], budget.perturbed
+            ),
         }
         if scorer.role == compare.CHAMPION and LOGGED in batch.column_names:
             apart = compare.ulps(batch[LOGGED].to_numpy(), plain.scores)
@@ -277,11 +287,13 @@ def predicted(predict: Predict, frame: pd.DataFrame, budget: _Budget) -> Predict
 
 def _halved(predict: Predict, frame: pd.DataFrame, budget: _Budget, error: str) -> Predicted:
     n = len(frame)
+    # In the narrowest type: beside rows that did not fail they take theirs.
+    nothing = np.full(n, np.nan, dtype=np.float32)
     if n == 1:
         budget.left -= 1
-        return Predicted(np.array([np.nan]), [error])
+        return Predicted(nothing, [error])
     if budget.left <= 0:
-        return Predicted(np.full(n, np.nan), [f"in a batch of {n} rows that failed: {error}"] * n)
+        return Predicted(nothing, [f"in a batch of {n} rows that failed: {error}"] * n)
     parts = [predicted(predict, part, budget) for part in (frame.iloc[: n // 2], frame.iloc[n // 2 :])]
     errors = [each for part in parts for each in (part.errors or [None] * len(part.scores))]
     return Predicted(np.concatenate([part.scores for part in parts]), errors)
@@ -339,5 +351,7 @@ def typed(values: np.ndarray, kind: str) -> np.ndarray:
     if kind in ("long", "integer"):
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             return numbers.astype(np.float64)
-        return numbers.astype(np.int64 if kind == "long" else np.int32)
+        # One that does not fit stays as it is, for the model to refuse: it must not become another number.
+        fits = kind == "integer" and np.all(np.abs(numbers) <= np.iinfo(np.int32).max)
+        return numbers.astype(np.int32 if fits else np.int64)
     return numbers.astype(np.float32 if kind == "float" else np.float64)

@@ -1,16 +1,16 @@
 """Production and shadow rows of one request, paired."""
 
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mltrust.replay.compare import BOTH, CANDIDATE, CHAMPION, Estimate, share
+from mltrust.replay.compare import BOTH, CANDIDATE, CHAMPION, Estimate, Role, share
 from mltrust.replay.gate import Finding, extra
 from mltrust.replay.spec import Replay, Shadow
 from mltrust.spark.moments import Block, CellSet, cells
-from mltrust.spark.replay_sets import KEY, selected
+from mltrust.spark.replay_sets import KEY, is_selected, served
 from mltrust.states.moments import Moments, merge
 
 _COUNTS = ("champions", "expected", "missing", "shadows", "unmatched", "pairs", "late", "lag", "differ")
@@ -30,16 +30,16 @@ def paired(log: DataFrame, replay: Replay, champion: str, candidate: str, as_of:
 
     Errors of both are part of it. A request has one production row and one shadow: of several the first by event
     time. The lag is of event times; a shadow logged by the client has the production row's own and so no lag.
+    What is asked for is said of each side alone, and its other half may lie beyond, up to the lag that is allowed.
     """
+    shadow = replay.shadow or Shadow(replay.gate)
     sides = {
-        CHAMPION: _side(log, replay, "production", replay.champion.name, champion, as_of),
-        CANDIDATE: _side(log, replay, "shadow", replay.candidate.name, candidate, as_of),
+        CHAMPION: _side(_around(log, replay, shadow, "production", replay.champion.name, champion, as_of), CHAMPION),
+        CANDIDATE: _side(_around(log, replay, shadow, "shadow", replay.candidate.name, candidate, as_of), CANDIDATE),
     }
     both = sides[CHAMPION].join(sides[CANDIDATE], ["request_id", "item_id"], "full")
-    shadow = replay.shadow or Shadow(replay.gate)
     [found] = cells(_counted(both, shadow), [CellSet((), (Block("all", _COUNTS, _COUNTS),))])
-    is_pair = F.col("is_champion") & F.col("is_candidate")
-    pairs = both.where(is_pair).select(
+    pairs = both.where(F.col("champion_selected") & F.col("candidate_selected").isNotNull()).select(
         *KEY, *_as_replayed(), "unit_id", "feature_version", F.lit(1.0).alias("weight"),
         F.lit(None).cast("double").alias("label"), F.lit(None).cast("string").alias("action"),
         F.col("champion_features").alias("features"), F.lit(champion).alias("model_version"),
@@ -47,20 +47,28 @@ def paired(log: DataFrame, replay: Replay, champion: str, candidate: str, as_of:
     return Pairing(pairs, merge((cell.states["all"] for cell in found), _COUNTS))
 
 
-def _side(log: DataFrame, replay: Replay, traffic: str, model: str, version: str, as_of: datetime) -> DataFrame:
-    """The rows of one side, one a request and item, its columns named by its role."""
-    rows = selected(log, replay, version, as_of, model=model, traffic=traffic, with_errors=True)
+def _around(
+    log: DataFrame, replay: Replay, shadow: Shadow, traffic: str, model: str, version: str, as_of: datetime
+) -> DataFrame:
+    """The rows of one side on the days of the selection and as far around them as a shadow may lie apart."""
+    chosen, lag = replay.the_selection(), timedelta(seconds=shadow.max_lag_seconds)
+    first, last = (datetime.combine(day, time()) for day in (chosen.start, chosen.end))
+    end = min((last + lag + timedelta(days=1, microseconds=-1)).date(), as_of.date())
+    rows = served(log, model, version, traffic, (first - lag).date(), end)
     error = F.when(F.col("status") == "error", F.coalesce("error_type", F.lit("error")))
-    rows = rows.withColumn(_ERROR, error)
-    role = CHAMPION if traffic == "production" else CANDIDATE
+    return rows.withColumns({_ERROR: error, "selected": F.coalesce(is_selected(replay), F.lit(False))})
+
+
+def _side(rows: DataFrame, role: Role) -> DataFrame:
+    """One row a request and item, its columns named by the role; `selected` is null where there is none."""
     common = ("event_date", "unit_id", "feature_version") if role == CHAMPION else ()
     first = F.min_by(
-        F.struct("prediction_score", _ERROR, "latency_ms", "event_time", "features", *common),
+        F.struct("selected", "prediction_score", _ERROR, "latency_ms", "event_time", "features", *common),
         F.struct("event_time", "event_date"),
     )
     one = rows.groupBy("request_id", "item_id").agg(first.alias("row"))
     return one.select(
-        "request_id", "item_id", F.lit(True).alias(f"is_{role}"),
+        "request_id", "item_id", F.col("row.selected").alias(f"{role}_selected"),
         *(F.col(f"row.{name}").alias(name) for name in common),
         F.col("row.prediction_score").alias(role),
         F.col("row")[_ERROR].alias(f"{role}_error"),
@@ -77,7 +85,7 @@ def _as_replayed() -> list[Column]:
         column
         for role in BOTH
         for column in (
-            F.col(role), F.col(f"{role}_error"), F.coalesce(f"{role}_ms", F.lit(0.0)).alias(f"{role}_ms"),
+            F.col(role), F.col(f"{role}_error"), F.col(f"{role}_ms"),
             *(F.lit(None).cast(kind).alias(f"{role}_{name}") for name, kind in empty.items()),
         )
     ]  # fmt: skip
@@ -85,15 +93,16 @@ def _as_replayed() -> list[Column]:
 
 
 def _counted(both: DataFrame, shadow: Shadow) -> DataFrame:
-    production, has = F.coalesce("is_champion", F.lit(False)), F.coalesce("is_candidate", F.lit(False))
-    pair = production & has
+    production, shadowed = (F.coalesce(f"{role}_selected", F.lit(False)) for role in BOTH)
+    has_production, has_shadow = (F.col(f"{role}_selected").isNotNull() for role in BOTH)
+    pair = production & has_shadow
     lag = (F.unix_micros("candidate_time") - F.unix_micros("champion_time")) / _MICROS
     values = {
         "champions": production,
         "expected": production.cast("double") * shadow.expected_share,
-        "missing": production & ~has,
-        "shadows": has,
-        "unmatched": has & ~production,
+        "missing": production & ~has_shadow,
+        "shadows": shadowed,
+        "unmatched": shadowed & ~has_production,
         "pairs": pair,
         "late": pair & (lag > shadow.max_lag_seconds),
         "lag": F.when(pair, lag).otherwise(0.0),

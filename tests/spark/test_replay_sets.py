@@ -191,6 +191,8 @@ def test_weights_are_one_over_the_rate_and_add_up_to_the_traffic(spark: SparkSes
     # Poisson sampling: a sum of weights has the standard deviation sqrt(n (1 - rate) / rate).
     for name, size in (("fridge", n_fridge), ("tv", n - n_fridge - 3 * n // 100)):
         assert abs(strata[name][2] - size) < 5 * (size * (strata[name][1] - 1)) ** 0.5
+    in_proportion = replace(REPLAY, select=replace(SELECTION, sample=Sample(777, ("device",), seed=1)))
+    assert replay_sets.drawn(log, in_proportion).select("weight").distinct().count() == 1
     again = replay_sets.drawn(log.repartition(5), replace(REPLAY, select=sample))
     assert {row["request_id"] for row in again.collect()} == {row["request_id"] for row in found.collect()}
 

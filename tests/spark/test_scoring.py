@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from mltrust.io import models as registry
+from mltrust.replay import compare
 from mltrust.replay.compare import CANDIDATE, CHAMPION, Role
 from mltrust.replay.perturb import Context, Spread, perturbed
 from mltrust.replay.spec import Perturbation
@@ -194,6 +195,24 @@ def test_a_model_that_fails_everywhere_is_not_tried_on_every_row_alone() -> None
     assert len(calls) < 100
 
 
+def test_a_row_that_fails_leaves_the_scores_beside_it_what_they_are() -> None:
+    def single(data: pd.DataFrame) -> np.ndarray:
+        if (data["x"] == 3).any():
+            raise ValueError("three")
+        return (data["x"] / 10).to_numpy(np.float32)
+
+    found = scoring.predicted(single, pd.DataFrame({"x": range(5)}), scoring._Budget(10))
+    assert found.scores.dtype == np.float32
+    assert np.isnan(found.scores).tolist() == [False, False, False, True, False]
+    assert compare.ulps([0.0, 0.1, 0.2, 0.3, 0.4], found.scores).tolist() == [0, 0, 0, -1, 0]
+
+
+def test_what_perturbations_spend_is_not_missing_for_the_model_s_own_errors() -> None:
+    budgets = scoring.Budgets()
+    budgets.perturbed.left = 0
+    assert budgets.plain.left > 0
+
+
 @pytest.mark.parametrize(
     ("output", "words"),
     [
@@ -220,6 +239,8 @@ def test_inputs_have_the_types_of_the_signature() -> None:
     wanted = {"double": "n", "float": "n", "integer": "n", "long": "m", "string": "t", "boolean": "b"}
     found = [str(scoring.typed(columns[name], kind).dtype) for kind, name in wanted.items()]
     assert found == ["float64", "float32", "int32", "float64", "object", "object"]
+    large = np.array([1, 3_000_000_000])
+    assert scoring.typed(large, "integer").tolist() == large.tolist()
     made = scoring.inputs(columns, [Input("n", "long"), Input("gone", "double"), Input("t", "string")], 2)
     assert list(made.columns) == ["n", "gone", "t"]
     assert made["gone"].isna().all()

@@ -106,6 +106,18 @@ def test_the_check_digits_of_any_account_make_it_an_iban(account: str) -> None:
         ("+14155550132", Personal.PHONE),
         ("from 192.168.10.7", Personal.IP),
         ("from 2001:db8::ff00:42:8329", Personal.IP),
+        ("http://192.168.10.7:8080/x", Personal.IP),
+        ("06.12.34.56.78", Personal.PHONE),
+        ("06-12-34-56-78", Personal.PHONE),
+        ("4111 1111 1111 1111 12/27", Personal.CARD),
+        ("4111 1111 1111 1111 123", Personal.CARD),
+        ("4111 1111 1111 1111-2", Personal.CARD),
+        ("2026-10-05 4111 1111 1111 1111", Personal.CARD),
+        ("visa4111111111111111", Personal.CARD),
+        ("card_4111111111111111", Personal.CARD),
+        ("ref AB12 DE89 3704 0044 0532 0130 00", Personal.IBAN),
+        ("DE89-3704-0044-0532-0130-00", Personal.IBAN),
+        ("GB29 NWBK 6016 1331 9268 19 for rent", Personal.IBAN),
     ],
 )
 def test_personal_data_is_found_in_the_midst_of_text(text: str, kind: Personal) -> None:
@@ -115,7 +127,8 @@ def test_personal_data_is_found_in_the_midst_of_text(text: str, kind: Personal) 
 @pytest.mark.parametrize(
     "text",
     ["", "mobile", "emea", "2026-10-05", "05.10.2026", "12:30:59", "u3f2a9c11d0e8", "rId1", "version 1.2.3", "::",
-     "999.1.1.1", "price 12.99", "1234567890123456", "a@b", "0.10", "3fa85f64-5717-4562-b3fc-2c963f66afa6"],
+     "999.1.1.1", "price 12.99", "1234567890123456", "a@b", "0.10", "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+     "2026-10-05 12:30", "05.10.2026 12:30", "sha4111111111111111f00d", "AB12 of the plain words that follow on"],
 )  # fmt: skip
 def test_plain_values_are_not_taken_for_personal_data(text: str) -> None:
     assert found(text) == frozenset()
@@ -166,6 +179,8 @@ def test_a_policy_on_what_a_model_reads_is_a_problem() -> None:
         ({"features.price": Scrub("pseudonym")}, "features.price: pseudonym is for string, this is a double"),
         ({"features.device": Scrub("bucket", width=1)}, "bucket is for long and double, this is a string"),
         ({"features.zip": Scrub("drop")}, "'features.zip' does not leave the log; expected of request_id"),
+        ({"request_id": Scrub("drop")}, "request_id is drop; expected keep or pseudonym, as it tells rows apart"),
+        ({"item_id": Scrub("truncate", length=3)}, "item_id is truncate; expected keep or pseudonym"),
     ],
 )
 def test_a_policy_that_does_not_fit_its_column_is_refused(columns: dict[str, Scrub], message: str) -> None:
@@ -190,6 +205,40 @@ def test_a_policy_without_its_number_is_refused(make, message: str) -> None:  # 
 def test_buckets_are_half_open_and_hold_negative_numbers_too() -> None:
     assert [masking.bucketed(value, 10) for value in (0, 9.9, 10, -0.1, -10)] == [0, 0, 10, -10, -10]
     assert masking.truncated("94107-1234", 3) == "941"
+    assert masking.bucketed(1_700_000_000_000_000_003, 10) == 1_700_000_000_000_000_000
+
+
+def test_a_page_shows_kept_columns_without_personal_data() -> None:
+    scrubbing = plan(
+        with_scrub({**KEYS, "features.device": Scrub("keep"), "features.age": Scrub("bucket", width=10)})
+    )
+    row = {
+        "request_id": "r1",
+        "unit_id": "u1",
+        "champion": 0.5,
+        "features": '{"device": "tv", "age": 31, "price": 2.5, "note": "?"}',
+    }
+    assert masking.shown(row, scrubbing) == {
+        "request_id": "r1",
+        "unit_id": None,
+        "champion": 0.5,
+        "features": '{"device": "tv", "price": 2.5}',
+    }
+    mail = {"request_id": "ann@example.org", "features": '{"device": "ann@example.org"}'}
+    assert masking.shown(mail, scrubbing) == {"request_id": None, "features": "{}"}
+
+
+def test_names_of_slices_are_of_columns_that_are_kept() -> None:
+    scrubbing = plan(
+        with_scrub({**KEYS, "features.device": Scrub("keep"), "features.age": Scrub("bucket", width=10)})
+    )
+    attributes = {"device": "features.device", "user": "unit_id", "age": "features.age", "version": "model_version"}
+    assert masking.by_scrubbed(scrubbing, attributes, ["device", "version"], "sample.by") == []
+    found_problems = masking.by_scrubbed(scrubbing, attributes, attributes, "slices")
+    assert [each.partition(";")[0] for each in found_problems] == [
+        "slices: user is unit_id, whose policy is pseudonym",
+        "slices: age is features.age, whose policy is bucket",
+    ]
 
 
 def test_anonymity_counts_rows_of_rare_combinations() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from mltrust.contract import Scrub
+from mltrust.contract import Scrub, Scrubbing
 from mltrust.errors import ConfError
 from mltrust.io.secrets import scrub_key
 from mltrust.replay import plan
@@ -17,6 +17,8 @@ from mltrust.replay.gate import Finding, Judged, extra, known_measures
 from mltrust.replay.masking import Anonymity, Exported, Plan
 from mltrust.replay.spec import Gate, ModelRef, Perturbation, Replay, Rule, Selection
 from mltrust.report.replay import export_markdown, export_verdict, junit, lead, markdown, metrics, words
+from mltrust.slices import Slicing
+from mltrust.training import Label
 from mltrust.verdicts import Verdict
 
 REPLAY = Replay(
@@ -138,8 +140,30 @@ def test_a_plan_changes_with_everything_that_scores_depend_on_and_with_nothing_e
         of(set_hash="i"), of(candidate="r 3"), of(scale=0.2), of(replace(REPLAY, batch_rows=5)),
         of(replace(REPLAY, parts=3)), of(replace(REPLAY, champion=ModelRef("r", version="1", output="0"))),
     ]  # fmt: skip
-    assert len({of(), *changed}) == 7
+    given = {"set_hash": "h", "champion": "r 1", "candidate": "r 2"}
+    changed += [
+        plan.plan_id(REPLAY, perturbations=[Perturbation("jitter", ("x",), scale=0.1)], **given, **more)
+        for more in ({"environment": ["numpy 2"]}, {"environment": ["numpy 3"]}, {"n_tasks": 3})
+    ]
+    assert len({of(), *changed}) == 10
     assert of(replace(REPLAY, gate=Gate((Rule("churn", max=0.2),)), description="other", ulps=2)) == of()
+
+
+def test_a_selection_is_named_by_what_it_takes_and_by_nothing_else() -> None:
+    chosen = Selection(date(2026, 10, 5), date(2026, 10, 6), where={"device": ("tv",)})
+    slices = Slicing({"device": "features.device", "region": "features.region"})
+    replay, scrub = replace(REPLAY, select=chosen, set_of=None, slices=slices), Scrubbing({}, 3)
+    same = replace(replay, slices=replace(slices, attributes={"device": "features.device"}), description="other")
+    assert plan.selection_id(same, scrub) == plan.selection_id(replay, scrub)
+    other = {
+        plan.selection_id(each, scrub)
+        for each in (
+            replace(replay, select=replace(chosen, end=date(2026, 10, 7))),
+            replace(replay, slices=replace(slices, attributes={"device": "features.kind"})),
+            replace(replay, label=Label("purchase", "any", 3)),
+        )
+    } | {plan.selection_id(replay, None), plan.selection_id(replay, Scrubbing({}, 4))}
+    assert len({plan.selection_id(replay, scrub), *other}) == 6
 
 
 def test_a_signature_that_the_log_cannot_serve_is_named() -> None:
