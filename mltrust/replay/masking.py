@@ -84,8 +84,10 @@ _PHONE = re.compile(
 )
 # What goes on in the same manner is no date: 06.12.34.56.78 is a phone.
 _DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}(?!\d|\1\d)")
-# Groups of digits, after letters too (`visa4111...`) but not within a token as a hash has it.
-_DIGITS = re.compile(r"(?<![A-Za-z_\d.])(?:[A-Za-z_]+)?(\d+(?:[ -]\d+)*)(?!\w|\.\d)")
+# Groups of digits. After letters they are an id, unless the letters name a card (`visa4111...`).
+_DIGITS = re.compile(
+    r"(?<!\w)(?<!\d\.)(?:(?:visa|mastercard|amex|card|pan|cc)_?)?(\d+(?:[ -]\d+)*)(?!\w|\.\d)", re.IGNORECASE
+)
 # Every start by itself: what looks like one may hide the next.
 _IBAN = re.compile(r"(?=\b([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30})\b)")
 _IP = re.compile(
