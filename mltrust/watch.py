@@ -90,11 +90,15 @@ def scanned(
     Without as_of it goes up to the latest event time that arrived, and with the clock once that stands still.
     The first scan judges from `since` on, by default the last day; every other from where the last one ended.
     """
-    monitor = conf.the_monitor()
-    known = known_of(lake, monitor)
-    late = _arrived(lake, monitor, known, inputs, needed=as_of is None or known is not None)
-    reached = as_of if as_of is not None else _reached(monitor, known, late, now())
-    end = floor(reached - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
+    monitor, clock = conf.the_monitor(), now()
+    if as_of is not None and as_of > clock:
+        raise ConfError(
+            f"--as-of {as_of:%Y-%m-%dT%H:%M:%SZ}: expected no later time than now, {clock:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    known = not_ahead(known_of(lake, monitor), monitor, clock)
+    late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)
+    upto = as_of if as_of is not None else reached(monitor, known, late, clock)
+    end = floor(upto - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
     if known is not None:
         end = max(end, known.upto)
     start = floor(end - timedelta(days=monitor.series.history_days), _DAY)
@@ -159,7 +163,7 @@ class _Made(NamedTuple):
 
 
 def _arrived(
-    lake: Lakehouse, monitor: Monitor, known: Known | None, inputs: Versions, *, needed: bool
+    lake: Lakehouse, monitor: Monitor, known: Known | None, inputs: Versions, now: datetime, *, needed: bool
 ) -> Arrived | None:
     """What arrived in the log since the last scan, of everything before the first; None where that cannot be told.
 
@@ -168,18 +172,27 @@ def _arrived(
     if not needed:
         return None
     if known is None:
-        return series.arrived(lake.read("inference_log", inputs["inference_log"]), monitor)
+        return Arrived([], series.newest(lake.read("inference_log", inputs["inference_log"]), monitor, now))
+    since = known.upto - timedelta(days=monitor.series.history_days) - _DAY
     rows = lake.arrived("inference_log", known.versions["inference_log"], inputs["inference_log"])
-    return None if rows is None else series.arrived(rows, monitor)
+    return None if rows is None else series.arrived(rows, monitor, since, now)
 
 
-def _reached(monitor: Monitor, known: Known | None, late: Arrived | None, now: datetime) -> datetime:
-    """The event time that was reached; where live traffic has fallen silent, the clock."""
+def not_ahead(known: Known | None, monitor: Monitor, now: datetime) -> Known | None:
+    """What is known, up to the clock at most: of what lies ahead of it nothing can have been judged."""
+    if known is None:
+        return None
+    ended = floor(now - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
+    return known._replace(upto=min(known.upto, ended))
+
+
+def reached(monitor: Monitor, known: Known | None, late: Arrived | None, now: datetime) -> datetime:
+    """The event time that was reached, never ahead of the clock; where live traffic has fallen silent, the clock."""
     lateness = timedelta(seconds=monitor.series.lateness_seconds)
     before = None if known is None else known.upto + lateness
     newest = max((each for each in (before, None if late is None else late.newest) if each is not None), default=now)
     silence = timedelta(seconds=monitor.series.silence_seconds)
-    return now if silence < now - newest < _DAY else newest
+    return now if silence < now - newest < _DAY else min(newest, now)
 
 
 def _made(
@@ -277,13 +290,17 @@ class _Keeper:
             self._lake.append(listed, table)
 
     def findings(self, told: list[Finding], since: datetime, end: datetime) -> list[Finding]:
-        """All findings, of the judged buckets those just made: what a scan that died had written is overwritten."""
+        """All findings, of the judged buckets those just made: what a scan that died had written is overwritten.
+
+        So is what was judged of times ahead of the clock.
+        """
         known = self._read("monitor_findings", Finding)
         before = [each for each in known if each.judged_at <= since]
         if len(before) < len(known) or told:
             second = timedelta(microseconds=1)
+            last = max([end, *(each.judged_at for each in known)])
             rows = self._lake.rows("monitor_findings", [row._asdict() | self._mine | self._stamp for row in told])
-            within = {"judged_at": [(since + second, end + _DAY)]}
+            within = {"judged_at": [(since + second, last + _DAY)]}
             self._lake.replace(rows, "monitor_findings", self._mine, within=within)
         return [*before, *told]
 
@@ -296,7 +313,9 @@ class _Keeper:
         policy, bucket = self._monitor.incidents, self._monitor.series.bucket
         known = self._read("incidents", Incident)
         start = replay_from(known, policy.recover_after * bucket)
-        after = max((each.changed_at for each in known), default=datetime.min.replace(tzinfo=UTC))
+        after = max(
+            (each.changed_at for each in known if each.changed_at <= end), default=datetime.min.replace(tzinfo=UTC)
+        )
         # Without an open incident only what nobody has gone through yet can make one.
         again = [each for each in findings if each.judged_at > (start if start is not None else after)]
         told = incidents(again, policy, bucket=bucket, upto=end)

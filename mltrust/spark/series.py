@@ -68,18 +68,31 @@ def names_of(monitor: Monitor, *sources: str) -> list[str]:
 
 
 class Arrived(NamedTuple):
-    """What arrived of a model: the buckets of its event times, and the latest of them (None: nothing)."""
+    """What arrived of a model: the buckets of its event times, and the latest of these (None: nothing)."""
 
     buckets: list[datetime]
     newest: datetime | None
 
 
-def arrived(rows: DataFrame, monitor: Monitor) -> Arrived:
-    """What rows of the log touch of the monitor's model; one Spark job."""
-    mine = rows.where(F.col("model_name") == monitor.model_name)
+def arrived(rows: DataFrame, monitor: Monitor, since: datetime, now: datetime) -> Arrived:
+    """What rows of the log with event times from `since` to `now` touch of the monitor's model; one Spark job."""
+    mine = _until(rows, monitor, now).where(F.col("event_time") >= F.lit(since))
     bucket = _bucket("event_time", monitor.series.bucket_seconds).alias("bucket")
     found = mine.groupBy(bucket).agg(F.max("event_time").alias("newest")).toArrow()
     return Arrived(sorted(found["bucket"].to_pylist()), max(found["newest"].to_pylist(), default=None))
+
+
+def newest(rows: DataFrame, monitor: Monitor, now: datetime) -> datetime | None:
+    """The latest event time up to `now` of the monitor's model in rows of the log; one Spark job."""
+    found: datetime | None = (
+        _until(rows, monitor, now).agg(F.max("event_time").alias("newest")).toArrow()[0][0].as_py()
+    )
+    return found
+
+
+def _until(rows: DataFrame, monitor: Monitor, now: datetime) -> DataFrame:
+    """Rows of the model up to the clock: one ahead of it says nothing of how far time has come, and waits."""
+    return rows.where((F.col("model_name") == monitor.model_name) & (F.col("event_time") <= F.lit(now)))
 
 
 def of_requests(sources: Sources, monitor: Monitor, span: Span, *, max_cells: int) -> list[Row]:
