@@ -113,7 +113,7 @@ def scanned(
     panel = series.panel(stored.where(F.lit(not is_new)), rows, monitor, start=start, end=end)
     found = scan(panel, monitor, judged_from)
     told = merged(found.findings, _of_others(lake, monitor, judged_from, end))
-    keeper = _Keeper(lake, monitor, stamp)
+    keeper = Keeper(lake, monitor, stamp)
     findings = keeper.findings(told, judged_from, end)
     revisions, live = keeper.incidents(findings, end)
     decisions = keeper.decisions(live, now())
@@ -272,7 +272,7 @@ def _of_drift(row: Mapping[str, Any], bucket: timedelta) -> Finding:
     )
 
 
-class _Keeper:
+class Keeper:
     """What is written of a scan, each thing once."""
 
     def __init__(self, lake: Lakehouse, monitor: Monitor, stamp: Mapping[str, object]) -> None:
@@ -328,11 +328,18 @@ class _Keeper:
     def decisions(self, live: Sequence[Incident], now: datetime) -> list[Decision]:
         """All decisions, those of this scan made and carried out."""
         past = self._read("decisions", Decision)
-        made = self._decided(live, past, now)
+        made = self._decided(live, [*past, *self._decisions_of_others()], now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
         return [*past, *made, *done]
+
+    def _decisions_of_others(self) -> list[Decision]:
+        """What other monitors of the model saw and did: the alias is one."""
+        rows = self._lake.read("decisions", where={"model_name": self._monitor.model_name})
+        found = [row.asDict() for row in rows.select("monitor_id", *Decision._fields).collect()]
+        others = [row for row in found if row["monitor_id"] != self._monitor.monitor_id]
+        return [rules.of_another(_plain(Decision, row), row["monitor_id"]) for row in others]
 
     def _decided(self, live: Sequence[Incident], past: Sequence[Decision], now: datetime) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
@@ -446,7 +453,7 @@ def standing(lake: Lakehouse, monitor: Monitor) -> tuple[Verdict, str]:
     known = known_of(lake, monitor)
     if known is None:
         return Verdict.INCONCLUSIVE, "stopped before the first scan was finished"
-    rows = _Keeper(lake, monitor, {}).known_incidents()
+    rows = Keeper(lake, monitor, {}).known_incidents()
     live = [each for each in current(rows) if each.is_open]
     words = "; ".join(each.reason for each in live) or "no open incident"
     return (Verdict.BREACH if live else Verdict.PASS), f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"

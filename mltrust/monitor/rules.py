@@ -17,6 +17,7 @@ State = Literal["due", "done", "failed", "dry_run", "refused", "held", "observed
 _RANK = {"warning": 0, "critical": 1}
 #: A rule has nothing more to say about an incident once one of these is reached.
 _SETTLED = ("done", "dry_run")
+_WAS_TO_DO = "; was to do: "
 _PAUSE_AFTER_FAILURE = timedelta(minutes=1)
 
 
@@ -98,10 +99,10 @@ def decide(
         if not _applies(rule, incident):
             continue
         known = _known(rule, incident, [*past, *found])
-        if known is not None and (known.state in _SETTLED or _rests(known, now)):
+        if known is not None and _happened(known, registry):
+            found.append(carried_out(known, now=now))
             continue
-        if known is not None and known.state == "due" and registry.alias_version == known.to_version is not None:
-            found.append(carried_out(known, now=now))  # it was done, and its writer died before it could say so
+        if known is not None and (known.state in _SETTLED or _rests(known, now)):
             continue
         judged = _judged(rule, incident, live, [*past, *found], registry, now)
         said = _revision(rule, incident, known, judged, now)
@@ -116,6 +117,11 @@ def _applies(rule: RollbackRule, incident: Incident) -> bool:
         and _RANK[incident.severity] >= _RANK[rule.severity]
         and incident.n_buckets >= rule.persistence
     )
+
+
+def _happened(known: Decision, registry: Registry) -> bool:
+    """Whether it was done although nobody says so: its writer died, or an error came after the deed."""
+    return known.state in ("due", "failed") and registry.alias_version == known.to_version is not None
 
 
 def _rests(known: Decision, now: datetime) -> bool:
@@ -195,10 +201,19 @@ def _cooling(rule: RollbackRule, acted: Sequence[Decision], now: datetime) -> st
 
 
 def previous_version(past: Iterable[Decision], model_name: str, alias: str, now_named: str) -> str | None:
-    """The version that the alias was seen to name before it named this one, None where that was not seen."""
+    """The version that the alias named before it came forward to this one, None where that was not seen.
+
+    A move to a version that it came through is a way back, and what lay beyond was taken away: after 1, 2, 1 nothing
+    is before 1.
+    """
     own = [each for each in past if each.action == "observe" and _is_of(each, model_name, alias)]
-    moves = [each for each in sorted(own, key=lambda each: each.revision) if each.to_version == now_named]
-    return moves[-1].from_version if moves else None
+    way: list[str | None] = []
+    for each in sorted(own, key=lambda each: each.revision):
+        if each.to_version in way:
+            del way[way.index(each.to_version) :]
+        way.append(each.to_version)
+    at = way.index(now_named) if now_named in way else 0
+    return way[at - 1] if at else None
 
 
 def _against_target(
@@ -253,8 +268,16 @@ def _revision(
 def carried_out(due: Decision, *, now: datetime, error: str | None = None) -> Decision:
     """The revision after the deed; `error` says why it failed. What failed is due again at the next look."""
     state: State = "done" if error is None else "failed"
-    reason = due.reason if error is None else f"{error}; was to do: {due.reason}"
+    what = due.reason.rpartition(_WAS_TO_DO)[2]
+    reason = what if error is None else f"{error}{_WAS_TO_DO}{what}"
     return due._replace(revision=due.revision + 1, state=state, decided_at=now, reason=reason)
+
+
+def of_another(decision: Decision, monitor_id: str) -> Decision:
+    """A deed of another monitor of the model, which no rule of one's own takes for its own; moves are everyone's."""
+    if decision.action == "observe":
+        return decision
+    return decision._replace(decision_id=f"{monitor_id}/{decision.decision_id}")
 
 
 def newest(revisions: Iterable[Decision]) -> list[Decision]:

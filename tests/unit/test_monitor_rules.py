@@ -15,6 +15,7 @@ from mltrust.monitor.rules import (
     decide,
     newest,
     observed,
+    of_another,
     previous_version,
     to_carry_out,
 )
@@ -133,12 +134,41 @@ def test_it_cools_down_before_it_acts_again() -> None:
     assert (later.state, later.revision, later.to_version) == ("due", 1, "1")
 
 
-def test_it_never_goes_back_to_what_it_took_away() -> None:
-    # 1 -> 2 -> (rollback) 1: what 1 followed is 2, which is to blame.
+def test_it_never_goes_forward_to_what_it_took_away() -> None:
+    # 1 -> 2 -> (rollback) 1: nothing was before 1.
     seen = rolled_back()
-    assert previous_version(seen, "m", "champion", "1") == "2"
-    (said,) = decide(RULE, [incident("b", version="1")], seen, replace_alias("1"), NOW + timedelta(days=3))
-    assert (said.state, "taken away itself" in said.reason) == ("refused", True)
+    assert previous_version(seen, "m", "champion", "1") is None
+    (said,) = decide(RULE, [incident("b", version="1")], seen, replace_alias("1"), NOW + timedelta(days=40))
+    assert (said.state, "no version is recorded" in said.reason) == ("refused", True)
+
+
+@pytest.mark.parametrize(
+    ("named", "before"),
+    [
+        (("0", "1", "2", "1"), "0"),
+        (("0", "1", "2", "1", "3"), "1"),
+        (("0", "1", "2", "0", "2"), "0"),
+        (("1", None, "2"), None),
+    ],
+)
+def test_a_way_back_is_no_way_forward(named: tuple[str | None, ...], before: str | None) -> None:
+    assert previous_version(past(*named), "m", "champion", str(named[-1])) == before
+
+
+def test_what_failed_and_yet_happened_is_done() -> None:
+    seen = past("1", "2")
+    seen += decide(RULE, [incident()], seen, REGISTRY, NOW)
+    seen.append(carried_out(seen[-1], now=NOW, error="timed out"))
+    (done,) = decide(RULE, [incident()], seen, replace_alias("1"), NOW + timedelta(seconds=5))
+    assert (done.state, done.reason) == ("done", seen[-2].reason)
+
+
+def test_two_monitors_of_a_model_see_what_the_other_did() -> None:
+    theirs = [of_another(each, "theirs") for each in rolled_back()]
+    back = REGISTRY  # a person put 2 back
+    moved = observed(theirs, "m", "champion", back, NOW + timedelta(days=2))
+    (said,) = decide(RULE, [incident()], [*theirs, *moved], back, NOW + timedelta(days=3))
+    assert (said.state, said.revision) == ("held", 0)  # of the same incident, and a decision of one's own
 
 
 def test_a_person_who_puts_the_version_back_is_respected() -> None:

@@ -1,23 +1,56 @@
 """What a scan reaches, writes and survives, on tables in memory: no Spark."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
 from mltrust import conf as confs
 from mltrust.errors import ConfError
+from mltrust.io import models
 from mltrust.io.tables import Lakehouse
-from mltrust.monitor.spec import Monitor, SeriesMetric, SeriesSpec
+from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec
 from mltrust.spark.series import Arrived
-from mltrust.watch import Known, not_ahead, reached, scanned
+from mltrust.watch import Keeper, Known, not_ahead, reached, scanned
 from tests.unit.conftest import SHIPPED
+from tests.unit.tables import Tables
+from tests.unit.test_monitor_rules import incident
 
 NOW = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 SERIES = SeriesSpec(
     {"errors": SeriesMetric("share", value="x")}, bucket_seconds=60, lateness_seconds=30, silence_seconds=300
 )
-MONITOR = Monitor("m", "log", "m", series=SERIES)
+RULE = RollbackRule("errors", dry_run=False)
+MONITOR = Monitor("m", "log", "m", series=SERIES, rules=(RULE,))
+
+
+class Registry:
+    """A registry of one model with three versions; `is_down` where nobody answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.named, self.moves, self.is_down = "1", list[tuple[str, str]](), False
+        monkeypatch.setattr(models, "named", self._named)
+        monkeypatch.setattr(models, "move_alias", self._move)
+
+    def _named(self, name: str, alias: str) -> models.Named:
+        if self.is_down:
+            raise ConnectionError("the registry is down")
+        return models.Named(self.named, frozenset("123"), None)
+
+    def _move(self, name: str, alias: str, *, expected: str, to: str) -> None:
+        self.moves.append((expected, to))
+        self.named = to
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    return Registry(monkeypatch)
+
+
+def keeper(tables: Tables, monitor: Monitor = MONITOR) -> Keeper:
+    return Keeper(cast(Lakehouse, tables), monitor, {})
 
 
 def known(upto: datetime) -> Known:
@@ -42,3 +75,17 @@ def test_an_as_of_that_is_yet_to_come_is_refused() -> None:
     conf = confs.load(SHIPPED / "monitors/recommender.yaml", "local")
     with pytest.raises(ConfError, match="no later time than now"):
         scanned(Lakehouse.__new__(Lakehouse), conf, NOW + MINUTE, {}, {}, now=lambda: NOW)
+
+
+def test_a_rollback_is_seen_by_the_other_monitors_of_the_model(registry: Registry) -> None:
+    tables, other = Tables(), replace(MONITOR, monitor_id="other")
+    for version in ("1", "2"):
+        registry.named = version
+        keeper(tables).decisions([], NOW - DAY)
+    keeper(tables).decisions([incident()], NOW)
+    assert registry.moves == [("2", "1")]
+    keeper(tables).decisions([], NOW + DAY)
+    registry.named = "2"  # a person put it back
+    said = keeper(tables, other).decisions([incident("b")], NOW + 2 * DAY)
+    assert [(each.action, each.state) for each in said] == [("observe", "observed"), ("rollback", "held")]
+    assert registry.moves == [("2", "1")]
