@@ -116,7 +116,7 @@ def scanned(
     keeper = Keeper(lake, monitor, stamp)
     findings = keeper.findings(told, judged_from, end)
     revisions, live = keeper.incidents(findings, end)
-    decisions = keeper.decisions(live, now())
+    decisions = keeper.decisions(live, end, now())
     waiting = keeper.tell(revisions, decisions, now)
     keeper.series(made, Known(end, inputs, series_hash(monitor)))
     view = View(
@@ -325,10 +325,10 @@ class Keeper:
         self._append("incidents", fresh)
         return [*known, *fresh], told.live
 
-    def decisions(self, live: Sequence[Incident], now: datetime) -> list[Decision]:
+    def decisions(self, live: Sequence[Incident], upto: datetime, now: datetime) -> list[Decision]:
         """All decisions, those of this scan made and carried out."""
         past = self._read("decisions", Decision)
-        made = self._decided(live, [*past, *self._decisions_of_others()], now)
+        made = self._decided(live, past, upto, now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
@@ -341,16 +341,19 @@ class Keeper:
         others = [row for row in found if row["monitor_id"] != self._monitor.monitor_id]
         return [rules.of_another(_plain(Decision, row), row["monitor_id"]) for row in others]
 
-    def _decided(self, live: Sequence[Incident], past: Sequence[Decision], now: datetime) -> list[Decision]:
+    def _decided(
+        self, live: Sequence[Incident], own: Sequence[Decision], upto: datetime, now: datetime
+    ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
+        past = [*own, *self._decisions_of_others()]
         registries = {
             alias: Registry(*models.named(name, alias)) for alias in {each.alias for each in self._monitor.rules}
         }
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
         for rule in self._monitor.rules:
-            made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now)
-        return made
+            made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now, upto)
+        return made + rules.unconfirmed([*own, *made], self._monitor.rules, live, registries, now)
 
     def _carried_out(self, due: Decision, now: datetime) -> Decision:
         if due.action == "stop":

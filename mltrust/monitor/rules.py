@@ -5,7 +5,7 @@ a decision that is `due` is carried out by the job, which then writes the revisi
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -89,10 +89,12 @@ def decide(
     past: Sequence[Decision],
     registry: Registry,
     now: datetime,
+    upto: datetime | None = None,
 ) -> list[Decision]:
     """New revisions that the rule makes for open incidents; none where all is said.
 
-    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason.
+    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason. `upto` is up
+    to when was judged, by default now: evidence that is too old is none.
     """
     found: list[Decision] = []
     for incident in live:
@@ -104,7 +106,9 @@ def decide(
             continue
         if known is not None and (known.state in _SETTLED or _rests(known, now)):
             continue
-        judged = _judged(rule, incident, live, [*past, *found], registry, now)
+        judged = _too_old(rule, registry, now - (upto or now)) or _judged(
+            rule, incident, live, [*past, *found], registry, now
+        )
         said = _revision(rule, incident, known, judged, now)
         if known is None or _says_more(said, known):
             found.append(said)
@@ -129,8 +133,38 @@ def _rests(known: Decision, now: datetime) -> bool:
 
 
 def to_carry_out(revisions: Iterable[Decision]) -> list[Decision]:
-    """The decisions that are due: made now, or by a run that died before it acted."""
+    """The decisions that are due: made now, or by a run that died before it acted and judged again since."""
     return [each for each in newest(revisions) if each.state == "due"]
+
+
+def unconfirmed(
+    own: Iterable[Decision],
+    rules: Iterable[RollbackRule],
+    live: Sequence[Incident],
+    registries: Mapping[str, Registry],
+    now: datetime,
+) -> list[Decision]:
+    """What a run that died left due and no rule would do any more, held with the reason; done where it happened."""
+    by_name = {rule.name: rule for rule in rules}
+    found = []
+    for due in to_carry_out(own):
+        rule, registry = by_name.get(due.rollback_rule), registries.get(due.alias)
+        against = _against_due(due, rule, live)
+        if registry is not None and _happened(due, registry):
+            found.append(carried_out(due, now=now))
+        elif against:
+            found.append(due._replace(revision=due.revision + 1, state="held", decided_at=now, reason=against))
+    return found
+
+
+def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incident]) -> str:
+    """Why what is due is not to be done any more, '' where it is."""
+    if rule is None:
+        return f"the conf has no rule {due.rollback_rule} any more"
+    mine = next((each for each in live if each.incident_id == due.incident_id), None)
+    if mine is None:
+        return "its incident was over before anything was done"
+    return "" if _applies(rule, mine) else f"rule {rule.name} does not apply to its incident any more"
 
 
 def _says_more(said: Decision, known: Decision) -> bool:
@@ -143,6 +177,13 @@ class _Judged(NamedTuple):
     from_version: str | None
     to_version: str | None
     reason: str
+
+
+def _too_old(rule: RollbackRule, registry: Registry, age: timedelta) -> _Judged | None:
+    if age <= timedelta(hours=rule.evidence_hours):
+        return None
+    reason = f"what was judged ended more than {rule.evidence_hours:g} h ago, and may be over"
+    return _Judged("refused", registry.alias_version, None, reason)
 
 
 def _judged(

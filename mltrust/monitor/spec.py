@@ -199,7 +199,8 @@ class RollbackRule:
     It must have lasted `persistence` buckets with findings and be of `severity` or worse. `rollback` moves the
     registry alias back to the version that it had before; `stop` only decides and tells `page` and the decisions
     table, from which services route. After an action nothing is done to the model for `cool_down_hours`; a version
-    that was rolled back is no target for `blame_days`. A dry run says what it would do.
+    that was rolled back is no target for `blame_days`. What was judged up to more than `evidence_hours` ago is no
+    reason to act: an old log must move no alias of today. A dry run says what it would do.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -211,6 +212,7 @@ class RollbackRule:
     persistence: int = 1
     cool_down_hours: float = 24.0
     blame_days: float = 30.0
+    evidence_hours: float = 24.0
     action: Literal["rollback", "stop"] = "rollback"
     alias: str = "champion"
     dry_run: bool = True
@@ -219,8 +221,8 @@ class RollbackRule:
     def __post_init__(self) -> None:
         if self.persistence < 1:
             raise ValueError(f"persistence is {self.persistence}, expected 1 or more")
-        if self.cool_down_hours < 0 or self.blame_days < 0:
-            raise ValueError("cool_down_hours and blame_days: expected 0 or more")
+        if min(self.cool_down_hours, self.blame_days, self.evidence_hours) < 0:
+            raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 
     def concerns(self, metric: str, slice_name: str) -> bool:
         return _matches(metric, self.metrics) and _matches(slice_name, self.slices)

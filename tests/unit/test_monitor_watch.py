@@ -10,12 +10,14 @@ from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models
 from mltrust.io.tables import Lakehouse
+from mltrust.monitor.rules import decide
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec
 from mltrust.spark.series import Arrived
 from mltrust.watch import Keeper, Known, not_ahead, reached, scanned
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
-from tests.unit.test_monitor_rules import incident
+from tests.unit.test_monitor_rules import REGISTRY as NAMED
+from tests.unit.test_monitor_rules import incident, past
 
 NOW = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -81,11 +83,38 @@ def test_a_rollback_is_seen_by_the_other_monitors_of_the_model(registry: Registr
     tables, other = Tables(), replace(MONITOR, monitor_id="other")
     for version in ("1", "2"):
         registry.named = version
-        keeper(tables).decisions([], NOW - DAY)
-    keeper(tables).decisions([incident()], NOW)
+        keeper(tables).decisions([], NOW, NOW - DAY)
+    keeper(tables).decisions([incident()], NOW, NOW)
     assert registry.moves == [("2", "1")]
-    keeper(tables).decisions([], NOW + DAY)
+    keeper(tables).decisions([], NOW, NOW + DAY)
     registry.named = "2"  # a person put it back
-    said = keeper(tables, other).decisions([incident("b")], NOW + 2 * DAY)
+    said = keeper(tables, other).decisions([incident("b")], NOW + 2 * DAY, NOW + 2 * DAY)
     assert [(each.action, each.state) for each in said] == [("observe", "observed"), ("rollback", "held")]
     assert registry.moves == [("2", "1")]
+
+
+def test_what_a_run_that_died_left_due_is_done_only_if_it_is_judged_again(registry: Registry) -> None:
+    for live, monitor, state in (
+        ([incident()], MONITOR, "done"),
+        ([], MONITOR, "held"),
+        ([incident()], replace(MONITOR, rules=(replace(RULE, dry_run=True),)), "dry_run"),
+        ([incident()], replace(MONITOR, rules=(replace(RULE, metrics=("latency",)),)), "held"),
+        ([incident()], replace(MONITOR, rules=()), "held"),
+    ):
+        tables, registry.moves, registry.named = Tables(), [], "2"
+        left = [*past("1", "2"), *decide(RULE, [incident()], past("1", "2"), NAMED, NOW - MINUTE)]
+        tables.append([each._asdict() | {"monitor_id": "m"} for each in left], "decisions")
+        said = keeper(tables, monitor).decisions(live, NOW, NOW)
+        assert said[-1].state == state
+        assert registry.moves == ([("2", "1")] if state == "done" else [])
+
+
+def test_an_old_log_moves_no_alias_of_today(registry: Registry) -> None:
+    tables, registry.named = Tables(), "2"
+    tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
+    for _ in range(2):
+        said = keeper(tables).decisions([incident()], NOW - 2 * DAY, NOW)
+    assert [(each.state, "24 h ago" in each.reason) for each in said if each.action == "rollback"] == [
+        ("refused", True)
+    ]
+    assert registry.moves == []
