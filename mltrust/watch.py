@@ -23,7 +23,7 @@ from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
-from mltrust.monitor.cells import EVERY_VERSION, Row
+from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
 from mltrust.monitor.incidents import Incident, current, incidents, replay_from, vanished
 from mltrust.monitor.notices import Notice
@@ -95,7 +95,8 @@ def scanned(
         raise ConfError(
             f"--as-of {as_of:%Y-%m-%dT%H:%M:%SZ}: expected no later time than now, {clock:%Y-%m-%dT%H:%M:%SZ}"
         )
-    known = not_ahead(known_of(lake, monitor), monitor, clock)
+    last = known_of(lake, monitor)
+    known = not_ahead(last, monitor, clock)
     late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)
     upto = as_of if as_of is not None else reached(monitor, known, late, clock)
     end = floor(upto - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
@@ -118,7 +119,8 @@ def scanned(
     revisions, live = keeper.incidents(findings, end)
     decisions = keeper.decisions(live, end, now())
     waiting = keeper.tell(revisions, decisions, now)
-    keeper.series(made, Known(end, inputs, series_hash(monitor)))
+    if last is None or last.upto != end or any(part.span.ranges for part in made):
+        keeper.series(made, Known(end, inputs, series_hash(monitor)))
     view = View(
         monitor,
         end,
@@ -154,7 +156,7 @@ def _verdict(view: View) -> Verdict:
     return Verdict.PASS if view.n_judged or view.is_idle else Verdict.INCONCLUSIVE
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """Series of some metrics that were made for a span."""
 
     metrics: list[str]
@@ -203,7 +205,7 @@ def _made(
     late: Sequence[datetime] | None,
     start: datetime,
     end: datetime,
-) -> list[_Made]:
+) -> list[Made]:
     """The series of [since, end), and of `late` buckets before it that something arrived for."""
     monitor, max_cells = conf.the_monitor(), conf.settings.limits.max_cells
     sources = Sources(*(lake.read(name, inputs[name]) for name in READ))
@@ -214,13 +216,25 @@ def _made(
         rows = series.of_requests(sources, monitor, span, max_cells=max_cells) + series.of_rejects(
             sources, monitor, span
         )
-        found.append(_Made(counted, span, rows))
+        found.append(Made(counted, span, rows))
     for name in series.names_of(monitor, "outcomes"):
         matures = monitor.series.maturing(name)
         again = [at for at in late or () if start <= at < since - matures]
         span = _span(monitor, since - matures, end - matures, again)
-        found.append(_Made([name], span, series.of_outcomes(sources, monitor, name, span, max_cells=max_cells)))
+        found.append(Made([name], span, series.of_outcomes(sources, monitor, name, span, max_cells=max_cells)))
     return found
+
+
+def committed(made: Sequence[Made], model_name: str, upto: datetime) -> list[Made]:
+    """What is to be written, last a part with a row: Delta leaves out a commit without any, and what it was to say.
+
+    Where no part has a row, one marks up to when was judged.
+    """
+    parts = sorted((each for each in made if each.span.ranges), key=lambda each: bool(each.rows))
+    if parts and parts[-1].rows:
+        return parts
+    mark = Row(SeriesKey(model_name, EVERY_VERSION, "", JUDGED, "", ""), upto, 0, 0.0, 0.0)
+    return [*parts, Made([JUDGED], Span(()), [mark])]
 
 
 def _span(monitor: Monitor, since: datetime, end: datetime, late: Sequence[datetime]) -> Span:
@@ -392,20 +406,20 @@ class Keeper:
             log.warning("notify %s: %s", notice.target, error)
         return notices.attempted(notice, now=now(), error=error)
 
-    def series(self, made: Sequence[_Made], known: Known) -> None:
+    def series(self, made: Sequence[Made], known: Known) -> None:
         """The series, and with the last of them up to when was judged."""
         metadata = {**self._mine, **known._asdict(), "upto": known.upto.isoformat()}
-        some = [each for each in made if each.span.ranges]
-        for each in some:
+        parts = committed(made, self._monitor.model_name, known.upto)
+        for each in parts:
             rows = series.frame(self._lake.spark, each.rows)
             stamped = rows.withColumns({name: F.lit(value) for name, value in self._mine.items()} | self._columns())
             self._lake.replace(
                 stamped,
                 "monitor_series",
                 self._mine,
-                metadata=metadata if each is some[-1] else None,
+                metadata=metadata if each is parts[-1] else None,
                 among={"metric": each.metrics},
-                within={"bucket_start": each.span.ranges},
+                within={"bucket_start": each.span.ranges} if each.span.ranges else None,
             )
 
     def _columns(self) -> dict[str, Column]:

@@ -14,6 +14,8 @@ from mltrust.states.moments import FloatArray
 
 #: The version of series over all versions.
 EVERY_VERSION = "(all)"
+#: The metric of a row that only says up to when was judged, where no series has a row that could.
+JUDGED = "(judged)"
 
 
 class Values(NamedTuple):

@@ -10,10 +10,13 @@ from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models
 from mltrust.io.tables import Lakehouse
+from mltrust.monitor.cells import EVERY_VERSION, JUDGED
+from mltrust.monitor.cells import Row as CellRow
 from mltrust.monitor.rules import decide
+from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec
-from mltrust.spark.series import Arrived
-from mltrust.watch import Keeper, Known, not_ahead, reached, scanned
+from mltrust.spark.series import Arrived, Span
+from mltrust.watch import Keeper, Known, Made, committed, not_ahead, reached, scanned
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
@@ -118,3 +121,14 @@ def test_an_old_log_moves_no_alias_of_today(registry: Registry) -> None:
         ("refused", True)
     ]
     assert registry.moves == []
+
+
+def test_up_to_when_was_judged_is_committed_with_a_row() -> None:
+    span = Span(((NOW, NOW + MINUTE),))
+    row = CellRow(SeriesKey("m", EVERY_VERSION, "", "errors", "", ""), NOW, 5, 0.1, 0.01)
+    full, empty, idle = Made(["errors"], span, [row]), Made(["score"], span, []), Made(["late"], Span(()), [])
+    assert committed([full, empty, idle], "m", NOW) == [empty, full]
+    for made in ([empty, idle], [], [idle]):
+        *_, marked = committed(made, "m", NOW)
+        assert [(each.key.metric, each.bucket_start) for each in marked.rows] == [(JUDGED, NOW)]
+        assert marked.metrics == [JUDGED]
