@@ -25,10 +25,10 @@ from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
-from mltrust.monitor.incidents import Incident, current, incidents, replay_from, vanished
+from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, vanished
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import Decision, Registry
-from mltrust.monitor.scan import bands_of, known_from, merged, scan
+from mltrust.monitor.scan import bands_of, judged_in, known_from, merged, scan
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Monitor
 from mltrust.report.monitor import View, incident_page, lead_of, live_page, words
@@ -116,7 +116,7 @@ def scanned(
     told = merged(found.findings, _of_others(lake, monitor, judged_from, end))
     keeper = Keeper(lake, monitor, stamp)
     findings = keeper.findings(told, judged_from, end)
-    revisions, live = keeper.incidents(findings, end)
+    revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     decisions = keeper.decisions(live, end, now())
     waiting = keeper.tell(revisions, decisions, now)
     if last is None or last.upto != end or any(part.span.ranges for part in made):
@@ -322,17 +322,19 @@ class Keeper:
         """All revisions of the table."""
         return self._read("incidents", Incident)
 
-    def incidents(self, findings: Sequence[Finding], end: datetime) -> tuple[list[Incident], list[Incident]]:
+    def incidents(
+        self, findings: Sequence[Finding], judged: Judged, end: datetime
+    ) -> tuple[list[Incident], list[Incident]]:
         """All revisions, and the open incidents as they are now."""
         policy, bucket = self._monitor.incidents, self._monitor.series.bucket
         known = self._read("incidents", Incident)
-        start = replay_from(known, policy.recover_after * bucket)
+        start = replay_from(known)
         after = max(
             (each.changed_at for each in known if each.changed_at <= end), default=datetime.min.replace(tzinfo=UTC)
         )
         # Without an open incident only what nobody has gone through yet can make one.
         again = [each for each in findings if each.judged_at > (start if start is not None else after)]
-        told = incidents(again, policy, bucket=bucket, upto=end)
+        told = incidents(again, policy, bucket=bucket, upto=end, judged=judged)
         numbers = {(each.incident_id, each.revision) for each in known}
         fresh = [each for each in told.revisions if (each.incident_id, each.revision) not in numbers]
         fresh += vanished(known, told, end)

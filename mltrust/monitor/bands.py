@@ -65,9 +65,12 @@ def gap(sight: Sight, how: Detection, alpha: float) -> Scored:
     Poisson with half of the smallest of these counts as mean. It needs three days, the seasonal band four weeks.
     """
     panel, first = sight.panel, sight.first
+    value, per_day = np.where(sight.forgotten, np.nan, panel.value), panel.per_day
+    run = _runs(panel.value == 0)
     past = np.stack(
         [
-            _lagged(np.where(sight.forgotten, np.nan, panel.value), day * panel.per_day)
+            # The history ends before the silence began, or an outage would be usual after a day.
+            np.where(run > day * per_day, np.nan, _lagged(value, day * per_day))
             for day in range(1, _GAP_DAYS + 1)
         ]
     )

@@ -1,12 +1,12 @@
 """Incidents: findings that overlap in time, model and slice family, and what becomes of them.
 
-Incidents are a function of the findings alone, judged bucket after bucket: judging in pieces gives the same revisions
-as judging at once, and what died half way and is done again comes to the same end.
+Incidents are a function of the findings and of what could be judged, bucket after bucket: judging in pieces gives
+the same revisions as judging at once, and what died half way and is done again comes to the same end.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -18,7 +18,9 @@ from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import Slice, attributes_of
 
-State = Literal["open", "recovered", "merged"]
+State = Literal["open", "recovered", "lapsed", "merged"]
+#: Whether a series could be judged in the bucket that begins then.
+Judged = Callable[[SeriesKey, datetime], bool]
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
 
 
@@ -29,7 +31,7 @@ class Incident(NamedTuple):
     ones that contain it. `blamed_version` is that of the first contributor which one version alone served. `value`,
     `expected` and band are of its worst bucket, `score` of the worst finding of all. `opened_at` is the start of the
     bucket in which it was found, `seen_until` the end of the last one with a finding, `changed_at` that of the bucket
-    that made the revision.
+    that made the revision. What lapsed did not recover: it could not be judged any more.
     """
 
     incident_id: str
@@ -121,6 +123,16 @@ class _Evidence:
 
 
 @dataclass(slots=True)
+class _Quiet:
+    """How an incident's lead has been since its last finding: gone through up to `at`, judged in `n` buckets."""
+
+    lead: SeriesKey
+    at: datetime
+    judged_at: datetime
+    n: int = 0
+
+
+@dataclass(slots=True)
 class _Open:
     """An incident that is not over, while findings are gone through."""
 
@@ -135,6 +147,7 @@ class _Open:
     buckets: set[datetime] = field(default_factory=set)
     n_findings: int = 0
     severity: Severity = "warning"
+    quiet: _Quiet | None = None
 
     def take(self, found: Finding) -> None:
         self.by_series.setdefault(found.series, _Evidence()).add(found)
@@ -143,6 +156,7 @@ class _Open:
         self.n_findings += 1
         self.severity = max(self.severity, found.severity, key=_RANK.__getitem__)
         self.seen_until = max(self.seen_until or found.judged_at, found.judged_at)
+        self.quiet = None
 
     def absorb(self, other: "_Open") -> None:
         for series, evidence in other.by_series.items():
@@ -156,20 +170,34 @@ class _Open:
         self.n_findings += other.n_findings
         self.severity = max(self.severity, other.severity, key=_RANK.__getitem__)
         self.seen_until = max(each.seen_until for each in (self, other) if each.seen_until is not None)
+        self.quiet = None
 
     def ranked(self) -> list[tuple[SeriesKey, _Evidence]]:
         """Contributors, the strongest first; of equals the coarser slice, then by name."""
         return sorted(self.by_series.items(), key=lambda item: (-item[1].strength, len(item[0].slice_key), item[0]))
 
 
-def incidents(findings: Iterable[Finding], policy: IncidentPolicy, *, bucket: timedelta, upto: datetime) -> Told:
+def always(series: SeriesKey, at: datetime) -> bool:
+    """Of every bucket that it could be judged."""
+    return True
+
+
+def incidents(
+    findings: Iterable[Finding],
+    policy: IncidentPolicy,
+    *,
+    bucket: timedelta,
+    upto: datetime,
+    judged: Judged = always,
+) -> Told:
     """The incidents that the findings make, judged up to a moment.
 
-    An incident has recovered once `recover_after` buckets after its last finding were judged.
+    An incident has recovered once its leading series could be judged in `recover_after` buckets after its last
+    finding. Buckets in which it could not neither continue nor end it, until `lapse_hours` went by without any.
     """
-    book = _Book(policy, bucket)
-    judged = sorted((each for each in findings if each.judged_at <= upto), key=_by_end)
-    for end, rows in groupby(judged, key=lambda found: found.judged_at):
+    book = _Book(policy, bucket, judged)
+    told = sorted((each for each in findings if each.judged_at <= upto), key=_by_end)
+    for end, rows in groupby(told, key=lambda found: found.judged_at):
         book.recover(before=end)
         book.take(list(rows), end)
     book.recover(before=upto + bucket)
@@ -183,18 +211,45 @@ def _by_end(found: Finding) -> tuple[object, ...]:
 class _Book:
     """The open incidents and all revisions so far."""
 
-    def __init__(self, policy: IncidentPolicy, bucket: timedelta) -> None:
-        self._policy, self._bucket, self._quiet = policy, bucket, policy.recover_after * bucket
+    def __init__(self, policy: IncidentPolicy, bucket: timedelta, judged: Judged) -> None:
+        self._policy, self._bucket, self._judged = policy, bucket, judged
+        self._lapse = timedelta(hours=policy.lapse_hours)
         self._open: list[_Open] = []
         self.revisions: list[Incident] = []
 
     def recover(self, before: datetime) -> None:
-        """Closes what saw nothing for long enough before the bucket that ends then."""
-        for each in [each for each in self._open if each.seen_until and each.seen_until + self._quiet < before]:
-            assert each.seen_until is not None
-            at = each.seen_until + self._quiet
+        """Closes what was judged and had nothing for long enough before the bucket that ends then."""
+        for each in list(self._open):
+            state = self._went_through(each, before)
+            if state == "open" or each.quiet is None or each.last is None:
+                continue
             self._open.remove(each)
-            self._revise(each, at, state="recovered", recovered_at=each.seen_until, notify=True)
+            reason = None if state == "recovered" else f"{each.last.reason}; it could not be judged any more"
+            self._revise(
+                each,
+                each.quiet.at,
+                state=state,
+                recovered_at=each.seen_until if state == "recovered" else None,
+                notify=True,
+                reason=reason,
+            )
+
+    def _went_through(self, each: _Open, before: datetime) -> State:
+        """What has become of an incident by the buckets that ended before a moment."""
+        assert each.seen_until is not None
+        if each.quiet is None:
+            each.quiet = _Quiet(each.ranked()[0][0], each.seen_until, each.seen_until)
+        quiet = each.quiet
+        while quiet.at + self._bucket < before:
+            is_judged = self._judged(quiet.lead, quiet.at)
+            quiet.at += self._bucket
+            if is_judged:
+                quiet.n, quiet.judged_at = quiet.n + 1, quiet.at
+            if quiet.n >= self._policy.recover_after:
+                return "recovered"
+            if quiet.at - quiet.judged_at >= max(self._lapse, self._policy.recover_after * self._bucket):
+                return "lapsed"
+        return "open"
 
     def take(self, found: Sequence[Finding], at: datetime) -> None:
         """Gives the findings of a bucket to the incidents that they belong to."""
@@ -396,7 +451,7 @@ def vanished(known: Iterable[Incident], told: Told, at: datetime) -> list[Incide
     ]
 
 
-def replay_from(known: Iterable[Incident], quiet: timedelta) -> datetime | None:
+def replay_from(known: Iterable[Incident]) -> datetime | None:
     """After when findings must be gone through again, so that every incident that is not over is whole.
 
     The opening of the earliest open incident, or of one that was not over then; None where none is open.
@@ -404,7 +459,7 @@ def replay_from(known: Iterable[Incident], quiet: timedelta) -> datetime | None:
     newest = current(known)
     start = min((each.opened_at for each in newest if each.is_open), default=None)
     while start is not None:
-        earlier = min((each.opened_at for each in newest if each.seen_until + quiet >= start), default=start)
+        earlier = min((each.opened_at for each in newest if each.changed_at >= start), default=start)
         if earlier >= start:
             return start
         start = earlier

@@ -81,7 +81,7 @@ def _of_incident(each: Incident, monitor: Monitor) -> dict[str, object]:
         "slice": str(each.slice),
         "opened_at": each.opened_at.isoformat(),
         "recovered_at": None if each.recovered_at is None else each.recovered_at.isoformat(),
-        "text": f"{each.severity}: {each.reason}" if each.recovered_at is None else f"recovered: {each.reason}",
+        "text": f"{each.severity if each.is_open else each.state}: {each.reason}",
         "contributors": json.loads(each.contributors),
     }
 

@@ -12,6 +12,7 @@ from mltrust.monitor.concurrent import label_of, pairings
 from mltrust.monitor.detectors import DETECTORS, Detector, Scored, Sight
 from mltrust.monitor.detectors import problems as detector_problems
 from mltrust.monitor.finding import Finding
+from mltrust.monitor.incidents import Judged
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Arms, Detection, Monitor
 
@@ -127,6 +128,38 @@ def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> tuple[li
     where = zip(*(each.tolist() for each in np.nonzero(found)), strict=True)
     findings = [_finding(panel, sight, look, scored, row, at) for row, at in where]
     return findings, int((~np.isnan(scored.pvalue)).sum())
+
+
+def judged_in(panel: Panel, monitor: Monitor) -> Judged:
+    """Of which series and buckets a detector had enough to judge by: it tells a recovery from mere silence.
+
+    It is told by the requests, for every bucket of the panel alike. A count of no requests says nothing of them.
+    """
+    known = np.zeros(panel.n.shape, dtype=bool)
+    for detection in detections(monitor):
+        look = _look(panel, monitor, detection, 0)
+        if look.rows:
+            known[look.rows] |= _had_enough(panel, monitor, look)
+    row_of = {key: at for at, key in enumerate(panel.keys)}
+
+    def judged(series: SeriesKey, start: datetime) -> bool:
+        row, at = row_of.get(series), panel.index(start)
+        return row is not None and 0 <= at < panel.n_buckets and bool(known[row, at])
+
+    return judged
+
+
+def _had_enough(panel: Panel, monitor: Monitor, look: _Look) -> np.ndarray:
+    own, least = panel.rows(look.rows), look.detection.min_requests
+    counts_requests = np.array([monitor.series.metrics[key.metric].source == "requests" for key in own.keys])
+    is_count = np.array([kind == "count" for kind in own.kinds])[:, None]
+    enough = np.where(is_count, (own.n > 0) | ~counts_requests[:, None], own.n >= least)
+    if look.detector.of_arms:
+        compared = np.zeros(own.n.shape, dtype=bool)
+        for pair in pairings(own, monitor.series.arms or Arms(), own.n_buckets - 1):
+            compared[pair.treatment] = own.n[list(pair.controls)].sum(axis=0) >= least
+        enough &= compared
+    return np.asarray(enough & ~np.isnan(own.value) & ~_forgotten(own, monitor))
 
 
 _SIGNS = {"up": 1, "down": -1, "both": 0}

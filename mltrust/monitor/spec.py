@@ -176,6 +176,7 @@ class Event:
 class IncidentPolicy:
     """When an incident is over (`recover_after` judged buckets without a finding), and when it is told again.
 
+    What could not be judged for `lapse_hours` lapses: its version or its traffic is gone.
     Again is when its severity rises, or a finding's score is `worse_factor` times the one told last.
     """
 
@@ -184,10 +185,13 @@ class IncidentPolicy:
     recover_after: int = 6
     worse_factor: float = 2.0
     contributors: int = 5
+    lapse_hours: float = 24.0
 
     def __post_init__(self) -> None:
         if self.recover_after < 1 or self.contributors < 1:
             raise ValueError("recover_after and contributors: expected 1 or more")
+        if self.lapse_hours <= 0:
+            raise ValueError(f"lapse_hours is {self.lapse_hours}, expected above 0")
         if self.worse_factor <= 1:
             raise ValueError(f"worse_factor is {self.worse_factor}, expected above 1")
 

@@ -23,6 +23,8 @@ _WIDTH, _HEIGHT = 560, 150
 _LEFT, _BOTTOM, _TOP = 70, 24, 8
 _SHOWN_INCIDENTS, _SHOWN_DECISIONS, _SHOWN_SLICES = 30, 15, 40
 
+_COLOURS = {"open": "bad", "recovered": "good", "merged": "good", "lapsed": "unknown"}
+
 
 class View(NamedTuple):
     """What there is to see of a monitor at a moment: `revisions` of incidents and decisions, bands by series.
@@ -126,7 +128,7 @@ def incident_page(view: View, incident_id: str) -> str:
     header = (
         f"<header><p class='kicker'><a href='index.html'>{escape(view.monitor.monitor_id)}</a> / incident "
         f"{escape(incident_id)}</p><h1>{escape(last.metric)} of {escape(str(last.slice))} "
-        f"{pill('bad' if last.is_open else 'good', last.state)}</h1><p>{escape(last.reason)}.</p></header>"
+        f"{pill(_COLOURS[last.state], last.state)}</h1><p>{escape(last.reason)}.</p></header>"
     )
     parts = [
         header,
@@ -165,7 +167,7 @@ def _incident_table(view: View) -> str:
 def _incident_cells(each: Incident) -> list[str]:
     name = escape(each.incident_id)
     return [
-        pill("bad" if each.is_open else "good", each.state),
+        pill(_COLOURS[each.state], each.state),
         f"<a href='incident-{name}.html'>{name}</a>",
         escape(each.severity),
         escape(each.metric),

@@ -9,7 +9,7 @@ import numpy as np
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.finding import Finding
 from mltrust.monitor.incidents import Incident, incidents
-from mltrust.monitor.scan import scan
+from mltrust.monitor.scan import judged_in, scan
 from mltrust.monitor.series import Kind, Panel, SeriesKey
 from mltrust.monitor.spec import Arms, Monitor, SeriesMetric, SeriesSpec
 from mltrust.slices import OVERALL, Slice, name_slice
@@ -242,7 +242,8 @@ class Run(NamedTuple):
 
 def judged(panel: Panel, by: Monitor, first: int = HISTORY) -> Run:
     found = scan(panel, by, panel.time(first))
-    told = incidents(found.findings, by.incidents, bucket=panel.bucket, upto=panel.time(panel.n_buckets))
+    upto, could = panel.time(panel.n_buckets), judged_in(panel, by)
+    told = incidents(found.findings, by.incidents, bucket=panel.bucket, upto=upto, judged=could)
     return Run(found.findings, told.revisions, found.n_tests)
 
 

@@ -11,7 +11,7 @@ from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the dete
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.concurrent import shiryaev_roberts
 from mltrust.monitor.detectors import DETECTORS, Detector, Sight, problems
-from mltrust.monitor.scan import scan
+from mltrust.monitor.scan import judged_in, scan
 from mltrust.monitor.series import Kind, Panel, Point, SeriesKey
 from mltrust.monitor.spec import Arms, Detection, Event, Monitor, SeriesMetric, SeriesSpec
 
@@ -170,6 +170,30 @@ def test_silence_is_a_gap_where_there_was_always_something() -> None:
     hits = DETECTORS["gap"].judge(Sight(whole, FIRST), Detection("gap"), 1e-6).pvalue <= 1e-6
     assert hits[[0, 1, 3], 3].all()
     assert hits.sum() == 3
+
+
+def test_an_outage_of_days_does_not_become_usual() -> None:
+    whole = panel_of("count")
+    whole.value[1, FIRST : FIRST + 5 * 24], whole.n[1, FIRST : FIRST + 5 * 24] = 0, 0
+    found = DETECTORS["gap"].judge(Sight(whole, FIRST), Detection("gap"), 1e-6)
+    assert (found.pvalue[1, : 5 * 24] <= 1e-6).all()
+    assert not (found.pvalue[[0, 2, 3]] <= 1e-6).any()
+
+
+def test_only_what_could_be_judged_tells_of_a_recovery() -> None:
+    whole = panel_of("share", arms=True)
+    treated = whole.keys.index(SeriesKey("m", EVERY_VERSION, "treatment", "metric", "device", "d1"))
+    control = whole.keys.index(SeriesKey("m", EVERY_VERSION, "control", "metric", "device", "d1"))
+    whole.n[treated, FIRST], whole.n[control, FIRST + 1], whole.value[treated, FIRST + 2] = 3, 3, np.nan
+    monitor = watching("share", detectors=(Detection("concurrent"),), arms=ARMS)
+    could = judged_in(whole, monitor)
+    assert [could(whole.keys[treated], whole.time(FIRST + at)) for at in range(4)] == [False, False, False, True]
+    assert not could(whole.keys[treated], whole.time(whole.n_buckets))
+    assert not could(whole.keys[treated]._replace(metric="other"), whole.time(FIRST))
+    requests = panel_of("count")
+    requests.n[0, FIRST], requests.value[0, FIRST] = 0, 0
+    could = judged_in(requests, watching("count"))
+    assert [could(requests.keys[0], requests.time(FIRST + at)) for at in range(2)] == [False, True]
 
 
 def test_a_limit_must_be_passed_for_as_many_buckets_as_it_says() -> None:

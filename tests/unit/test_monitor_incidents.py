@@ -10,6 +10,7 @@ import pytest
 
 from mltrust.monitor.finding import Finding, Severity
 from mltrust.monitor.incidents import Incident, current, families, incidents, related, replay_from
+from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import OVERALL, Slice, name_slice
 
@@ -67,6 +68,27 @@ def test_an_incident_is_open_until_enough_quiet_buckets_were_judged() -> None:
     assert [each.state for each in revisions([finding(3)], upto=10)] == ["open", "recovered"]
 
 
+def test_what_nobody_could_judge_neither_continues_nor_recovers_an_incident() -> None:
+    def at_night(series: SeriesKey, start: datetime) -> bool:
+        return not START + 5 * HOUR <= start < START + 15 * HOUR
+
+    for upto, state in ((10, "open"), (19, "open"), (20, "recovered")):
+        told = incidents(
+            [finding(3)], IncidentPolicy(), bucket=HOUR, upto=START + upto * HOUR, judged=at_night
+        ).revisions
+        assert told[-1].state == state
+    assert told[-1].changed_at == START + 20 * HOUR  # one quiet bucket before the night, five after
+
+
+def test_what_cannot_be_judged_any_more_lapses_after_a_day_and_says_so() -> None:
+    told = incidents(
+        [finding(3)], IncidentPolicy(), bucket=HOUR, upto=START + 48 * HOUR, judged=lambda series, start: False
+    ).revisions
+    assert [(each.state, each.recovered_at) for each in told] == [("open", None), ("lapsed", None)]
+    assert (told[-1].changed_at, told[-1].notify) == (START + 28 * HOUR, True)
+    assert "could not be judged" in told[-1].reason
+
+
 def test_the_guilty_slice_gives_the_name_and_not_those_around_or_inside_it() -> None:
     # 1,000 requests of ios have 80 errors too many; all that contains them has the same excess and more noise.
     n = {EVERYTHING: 10_000, IOS: 1_000, GERMANY: 4_000, GERMAN_IOS: 400}
@@ -121,7 +143,7 @@ def test_judging_in_pieces_gives_the_revisions_of_judging_at_once() -> None:
         for upto in range(step, 40 + step, step):
             # As a job does: only findings since the earliest incident that is not over are gone through again.
             end = START + min(upto, 40) * HOUR
-            start = replay_from(kept, 6 * HOUR)
+            start = replay_from(kept)
             before = START + (upto - step) * HOUR
             seen = [each for each in found if each.judged_at <= end and each.judged_at > min(start or before, before)]
             known = {(each.incident_id, each.revision) for each in kept}
@@ -135,8 +157,8 @@ def test_judging_in_pieces_gives_the_revisions_of_judging_at_once() -> None:
 
 def test_going_through_it_again_begins_with_the_earliest_that_was_open_together() -> None:
     told = revisions([finding(1, IOS), finding(5, IOS), finding(8, ANDROID, model="other")], upto=9)
-    assert replay_from(told, 6 * HOUR) == START + HOUR
-    assert replay_from(revisions([finding(1)]), 6 * HOUR) is None
+    assert replay_from(told) == START + HOUR
+    assert replay_from(revisions([finding(1)])) is None
 
 
 def test_open_incidents_are_known_as_they_are_now() -> None:
