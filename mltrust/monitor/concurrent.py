@@ -38,6 +38,8 @@ _EFFECTS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LARGEST_LAMBDA = 3.0
 #: Above what a finding needs, evidence is not kept: it would take as long to forget as it took to gather.
 _KEPT_BEYOND = 2.0
+#: What a bucket's own score must reach beside all evidence so far, and below which evidence of a fault is forgotten.
+_LEAST_SCORE, _OVER_SCORE = 2.0, 1.0
 _MEDIAN_OF_SQUARE, _FEWEST_FOR_DISPERSION = 0.454936, 50
 
 
@@ -73,7 +75,8 @@ def concurrent(sight: Sight, how: Detection, alpha: float) -> Scored:
         if not pairs:
             continue
         difference, evidence = _judged(panel, pairs, kind, how, sight)
-        log_total = shiryaev_roberts(evidence, log_threshold=-np.log(alpha))[:, first:]
+        over = _is_over(difference, tuple(sight.worse[pair.treatment] for pair in pairs))
+        log_total = shiryaev_roberts(evidence, log_threshold=-np.log(alpha), is_over=over)[:, first:]
         here = Difference(*(each[:, first:] for each in difference))
         rows = [pair.treatment for pair in pairs]
         n = np.maximum(panel.n[rows][:, first:], 1)
@@ -85,7 +88,7 @@ def concurrent(sight: Sight, how: Detection, alpha: float) -> Scored:
             here.expected,
             here.expected - 3 * width,
             here.expected + 3 * width,
-            np.zeros_like(score),
+            np.full_like(score, _LEAST_SCORE if how.min_score is None else how.min_score),
             here.excess,
             here.noise,
         )
@@ -193,21 +196,34 @@ def _in_direction(evidence: FloatArray, worse: Sequence[Direction]) -> FloatArra
     return evidence
 
 
-def shiryaev_roberts(evidence: FloatArray, *, log_threshold: float) -> FloatArray:
+def _is_over(difference: Difference, worse: Sequence[Direction]) -> np.ndarray:
+    """Whether a bucket's own difference says that there is no fault (any more)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = np.where(difference.judged, difference.excess / difference.std_error, np.nan)
+        signs = np.array([{"up": 1, "down": -1, "both": 0}[each] for each in worse])[:, None]
+        return np.asarray(np.where(signs == 0, np.abs(score), signs * score) < _OVER_SCORE)
+
+
+def shiryaev_roberts(evidence: FloatArray, *, log_threshold: float, is_over: np.ndarray | None = None) -> FloatArray:
     """ln of the e-detector (pairs, buckets) over alternatives (pairs, alternatives, buckets), equally weighted.
 
-    M(t) = (1 + M(t - 1))·L(t) per alternative. It is kept from growing far beyond the threshold, which only makes it
-    smaller.
+    M(t) = (1 + M(t - 1))·L(t) per alternative. It is kept from growing far beyond the threshold, and begins anew once
+    it was there and a bucket says that `is_over`: of small slices it would take hundreds of clean buckets to go. Both
+    only make it smaller, so that false findings get no more frequent.
     """
     n_pairs, n_alternatives, n_buckets = evidence.shape
     weights = np.isfinite(evidence[:, :, 0]) if n_buckets else np.ones((n_pairs, n_alternatives), bool)
     log_n = np.log(np.maximum(weights.sum(axis=1), 1))
     total = np.full((n_pairs, n_alternatives), -np.inf)
-    found = np.empty((n_pairs, n_buckets))
+    found, was_there = np.empty((n_pairs, n_buckets)), np.zeros(n_pairs, dtype=bool)
     for at in range(n_buckets):
         total = np.logaddexp(0.0, total) + evidence[:, :, at]
         found[:, at] = np.logaddexp.reduce(total, axis=1) - log_n
         total = np.minimum(total, log_threshold + log_n[:, None] + _KEPT_BEYOND)
+        if is_over is not None:
+            was_there |= found[:, at] >= log_threshold
+            ends = was_there & is_over[:, at]
+            total[ends], was_there[ends] = -np.inf, False
     return found
 
 

@@ -54,8 +54,8 @@ def _slices() -> list[tuple[Slice, np.ndarray]]:
     return found
 
 
-def simulated(seed: int, n_buckets: int, fault: FaultKind | None = None) -> Panel:
-    """Buckets of both versions; the fault begins after two minutes, somewhere within a bucket."""
+def simulated(seed: int, n_buckets: int, fault: FaultKind | None = None, *, lasts: int | None = None) -> Panel:
+    """Buckets of both versions; the fault begins after two minutes, somewhere within a bucket, and lasts so many."""
     rng = np.random.default_rng((seed, 10))
     shares = np.array([region * device for region in REGIONS.values() for device in DEVICES.values()])
     in_slice = _slices()
@@ -65,6 +65,7 @@ def simulated(seed: int, n_buckets: int, fault: FaultKind | None = None) -> Pane
     strength = np.zeros(n_buckets)
     if fault is not None:
         strength[CLEAN_BUCKETS], strength[CLEAN_BUCKETS + 1 :] = 1 - begins, 1.0
+        strength[CLEAN_BUCKETS + (n_buckets if lasts is None else lasts) :] = 0.0
     traffic = (
         REQUESTS_PER_BUCKET * (1 + 0.2 * np.sin(np.arange(n_buckets) / 50 + seed)) * rng.lognormal(0, 0.05, n_buckets)
     )

@@ -26,6 +26,17 @@ def test_a_candidate_that_fails_is_decided_within_a_minute_of_event_time() -> No
     assert all(each.buckets is not None and each.buckets <= 6 and each.is_right for each in found)
 
 
+@pytest.mark.parametrize("fault", ["errors", "scores"])
+def test_a_live_fault_that_ends_is_one_incident_that_recovers(fault: live.FaultKind) -> None:
+    end = live.START + (live.CLEAN_BUCKETS + 20) * live.BUCKET
+    for seed in range(8):
+        told = live.watched(live.simulated(seed, 90, fault, lasts=20)).incidents
+        assert sum(each.revision == 0 for each in told) == 1
+        assert told[-1].state == "recovered"
+        # Six quiet buckets are asked for; evidence of the fault may find two more.
+        assert told[-1].changed_at <= end + 8 * live.BUCKET
+
+
 def test_clean_live_traffic_is_left_alone() -> None:
     assert not any(live.watched(live.simulated(5000 + seed, 200)).incidents for seed in range(2))
 

@@ -225,6 +225,25 @@ def test_the_sum_over_beginnings_is_that_of_its_recursion() -> None:
     np.testing.assert_allclose(found[:, -1], direct, rtol=1e-12)
 
 
+def test_evidence_that_begins_anew_is_never_more() -> None:
+    rng = np.random.default_rng(6)
+    evidence, is_over = rng.normal(0, 1, (5, 4, 200)), rng.random((5, 200)) < 0.5
+    whole = shiryaev_roberts(evidence, log_threshold=2.0)
+    anew = shiryaev_roberts(evidence, log_threshold=2.0, is_over=is_over)
+    assert (anew <= whole + 1e-12).all()
+    assert (anew < whole - 1).any()
+
+
+def test_evidence_alone_finds_nothing_where_the_bucket_is_as_it_should_be() -> None:
+    whole = panel_of("share", arms=True)
+    treated = whole.keys.index(SeriesKey("m", EVERY_VERSION, "treatment", "metric", "device", "d1"))
+    whole.value[treated, FIRST : FIRST + 5] = 0.15
+    for least, n in ((None, 5), (99.0, 0)):
+        monitor = watching("share", detectors=(Detection("concurrent", min_score=least),), arms=ARMS)
+        found = scan(whole, monitor, whole.time(FIRST)).findings
+        assert [each.bucket_start for each in found] == [whole.time(FIRST + at) for at in range(n)]
+
+
 def test_an_arm_that_fails_is_found_at_once_and_named() -> None:
     whole = panel_of("share", arms=True)
     at = whole.keys.index(SeriesKey("m", EVERY_VERSION, "treatment", "metric", "device", "d2"))
