@@ -43,7 +43,7 @@ def level_shift(sight: Sight, how: Detection, alpha: float) -> Scored:
     """
     panel, first = sight.panel, sight.first
     width = how.buckets or _SHIFT_BUCKETS
-    clipped = np.clip(sight.residuals.z, -_CLIP, _CLIP)
+    clipped = np.clip(np.where(sight.forgotten, np.nan, sight.residuals.z), -_CLIP, _CLIP)
     means = _rolling_mean(clipped, width) * np.sqrt(width)
     window = _SCALE_DAYS * panel.per_day
     scale, df = _past_scale(means, window, width, first, panel.per_day)

@@ -23,6 +23,7 @@ New England Journal of Statistics in Data Science 2, 229-260; definition 2.5 and
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -132,7 +133,8 @@ def _judged(
 ) -> tuple[Difference, FloatArray]:
     worse = tuple(sight.worse[pair.treatment] for pair in pairs)
     sums = _of_shares if kind == "share" else _of_means
-    difference, evidence = sums(panel, pairs, worse, how.min_requests)
+    usual = replace(panel, n=np.where(sight.forgotten, 0.0, panel.n))  # a known event is no evidence
+    difference, evidence = sums(usual, pairs, worse, how.min_requests)
     dispersion = _dispersion(difference, sight.first)
     return difference, evidence / dispersion[:, None, None]
 

@@ -281,6 +281,21 @@ def test_a_known_event_is_no_finding_and_no_history() -> None:
     assert not scan(whole, watching("count", events=(holiday,)), whole.time(FIRST)).findings
 
 
+@pytest.mark.parametrize("kind", ["level_shift", "concurrent"])
+def test_a_known_event_is_no_evidence_of_what_comes_after_it(kind: str) -> None:
+    arms = ARMS if DETECTORS[kind].of_arms else None
+    whole = panel_of("share", arms=arms is not None, weeks=9)
+    first = 8 * 168
+    hurt = [at for at, key in enumerate(whole.keys) if key.arm != "control"]
+    whole.value[hurt, first : first + 30] *= 1.6 if arms is None else 1.2
+    event = Event("sale", whole.time(first), whole.time(first + 30))
+    how = (Detection(kind, min_score=0.0),)
+    assert scan(whole, watching("share", detectors=how, arms=arms), whole.time(first)).findings
+    later = scan(whole, watching("share", detectors=how, arms=arms, events=(event,)), whole.time(first))
+    assert later.findings == []
+    assert later.n_judged
+
+
 def test_the_budget_is_split_over_tests_and_buckets() -> None:
     whole = panel_of("mean")
     found = scan(whole, watching("mean"), whole.time(FIRST))
