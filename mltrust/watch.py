@@ -25,7 +25,7 @@ from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
-from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, vanished
+from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import Decision, Registry
 from mltrust.monitor.scan import bands_of, judged_in, known_from, merged, scan
@@ -335,11 +335,11 @@ class Keeper:
         # Without an open incident only what nobody has gone through yet can make one.
         again = [each for each in findings if each.judged_at > (start if start is not None else after)]
         told = incidents(again, policy, bucket=bucket, upto=end, judged=judged)
-        numbers = {(each.incident_id, each.revision) for each in known}
-        fresh = [each for each in told.revisions if (each.incident_id, each.revision) not in numbers]
-        fresh += vanished(known, told, end)
+        fresh = unwritten(known, told, end)
         self._append("incidents", fresh)
-        return [*known, *fresh], told.live
+        numbers = {each.incident_id: each.revision for each in current([*known, *fresh])}
+        live = [each._replace(revision=numbers[each.incident_id]) for each in told.live]
+        return [*known, *fresh], live
 
     def decisions(self, live: Sequence[Incident], upto: datetime, now: datetime) -> list[Decision]:
         """All decisions, those of this scan made and carried out."""

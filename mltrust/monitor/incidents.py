@@ -431,6 +431,30 @@ def current(revisions: Iterable[Incident]) -> list[Incident]:
     return sorted(newest.values(), key=lambda each: (each.opened_at, each.incident_id))
 
 
+def unwritten(known: Iterable[Incident], told: Told, at: datetime) -> list[Incident]:
+    """Revisions that are to be written beside those known, with the numbers that follow these.
+
+    What was gone through again is known already, unless another policy makes something else of it: then what became
+    of the incident is one more revision.
+    """
+    known = list(known)
+    newest = {each.incident_id: each for each in current(known)}
+    by_incident: dict[str, list[Incident]] = {}
+    for each in told.revisions:
+        by_incident.setdefault(each.incident_id, []).append(each)
+    found: list[Incident] = []
+    for incident_id, rows in by_incident.items():
+        last = newest.get(incident_id)
+        if last is None:
+            found += rows
+            continue
+        later = [each for each in rows if each.changed_at > last.changed_at]
+        if not later and rows[-1].state != last.state:
+            later = [rows[-1]._replace(changed_at=last.changed_at)]
+        found += [each._replace(revision=last.revision + n) for n, each in enumerate(later, 1)]
+    return found + vanished(known, told, at)
+
+
 def vanished(known: Iterable[Incident], told: Told, at: datetime) -> list[Incident]:
     """Last revisions of incidents that were open and are not found any more, as what was judged turned out otherwise.
 

@@ -9,7 +9,7 @@ from math import nan, sqrt
 import pytest
 
 from mltrust.monitor.finding import Finding, Severity
-from mltrust.monitor.incidents import Incident, current, families, incidents, related, replay_from
+from mltrust.monitor.incidents import Incident, current, families, incidents, related, replay_from, unwritten
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import OVERALL, Slice, name_slice
@@ -146,13 +146,20 @@ def test_judging_in_pieces_gives_the_revisions_of_judging_at_once() -> None:
             start = replay_from(kept)
             before = START + (upto - step) * HOUR
             seen = [each for each in found if each.judged_at <= end and each.judged_at > min(start or before, before)]
-            known = {(each.incident_id, each.revision) for each in kept}
-            kept += [
-                each
-                for each in incidents(seen, IncidentPolicy(), bucket=HOUR, upto=end).revisions
-                if (each.incident_id, each.revision) not in known
-            ]
+            kept += unwritten(kept, incidents(seen, IncidentPolicy(), bucket=HOUR, upto=end), end)
         assert sorted(kept) == sorted(whole), step
+
+
+def test_another_policy_in_the_midst_of_an_incident_does_not_leave_it_open() -> None:
+    found = [finding(at, score=6 * 2.0**at) for at in (3, 4, 5, 6)]
+    known = revisions(found, upto=8)
+    assert (len(known), known[-1].state) == (4, "open")
+    calmer = IncidentPolicy(worse_factor=99.0, recover_after=1)
+    for upto in (9, 10):
+        end = START + upto * HOUR
+        known += unwritten(known, incidents(found, calmer, bucket=HOUR, upto=end), end)
+    assert [(each.revision, each.state) for each in known[3:]] == [(3, "open"), (4, "recovered")]
+    assert known[-1].changed_at >= known[-2].changed_at
 
 
 def test_going_through_it_again_begins_with_the_earliest_that_was_open_together() -> None:
