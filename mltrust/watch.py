@@ -391,14 +391,17 @@ class Keeper:
         known, since = self._read("notifications", Notice), now() - _TELL_AGAIN
         newest_change = max((each.changed_at for each in revisions), default=since)
         recent = [each for each in revisions if each.changed_at >= min(since, newest_change - _TELL_AGAIN)]
+        decided = [each for each in decisions if each.decided_at >= since]
         wanted = notices.of_incidents(recent, self._monitor, now()) + notices.of_decisions(
-            decisions, self._monitor, now()
+            decided, self._monitor, now()
         )
         ids = {each.notice_id for each in known}
         queued = list({each.notice_id: each for each in wanted if each.notice_id not in ids}.values())
         self._append("notifications", queued)
-        sent = [self._sent(each, now) for each in notices.to_send([*known, *queued], now())]
-        self._append("notifications", sent)
+        sent = []
+        for each in notices.to_send([*known, *queued], now()):
+            sent.append(self._sent(each, now))
+            self._append("notifications", sent[-1:])  # one by one: a process that is killed repeats one at most
         return sum(each.state == "queued" for each in notices.newest([*known, *queued, *sent]))
 
     def _sent(self, notice: Notice, now: Callable[[], datetime]) -> Notice:

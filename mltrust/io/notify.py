@@ -19,7 +19,7 @@ def deliver(notice: Notice, target: Target) -> str | None:
     """None where the notice arrived, else why it did not."""
     try:
         _SENDERS[target.kind](notice, address_of(target))
-    except (OSError, ConfError) as error:
+    except Exception as error:  # whatever one address makes a client raise, the others are to be told
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -32,6 +32,16 @@ def address_of(target: Target) -> str:
     return _VARIABLE.sub(lambda found: os.environ[found[1]], target.address)
 
 
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere: a POST would arrive there as a GET without its payload, and count as sent."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_WEB = urllib.request.build_opener(_Unmoved)
+
+
 def _webhook(notice: Notice, url: str) -> None:
     """POSTs the payload. A receiver that has seen the Idempotency-Key has it already and may drop it."""
     if not url.startswith(("http://", "https://")):
@@ -42,7 +52,7 @@ def _webhook(notice: Notice, url: str) -> None:
         headers={"Content-Type": "application/json", "Idempotency-Key": notice.notice_id},
         method="POST",
     )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+    with _WEB.open(request, timeout=_TIMEOUT_SECONDS) as answer:
         answer.read()
 
 

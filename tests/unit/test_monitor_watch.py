@@ -8,13 +8,14 @@ import pytest
 
 from mltrust import conf as confs
 from mltrust.errors import ConfError
-from mltrust.io import models
+from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
-from mltrust.monitor.rules import decide
+from mltrust.monitor.notices import Notice
+from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.series import SeriesKey
-from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec
+from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span
 from mltrust.watch import Keeper, Known, Made, committed, not_ahead, reached, scanned
 from tests.unit.conftest import SHIPPED
@@ -132,3 +133,31 @@ def test_up_to_when_was_judged_is_committed_with_a_row() -> None:
         *_, marked = committed(made, "m", NOW)
         assert [(each.key.metric, each.bucket_start) for each in marked.rows] == [(JUDGED, NOW)]
         assert marked.metrics == [JUDGED]
+
+
+def test_a_process_that_is_killed_while_it_tells_repeats_one_notice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, told = Tables(), list[str]()
+
+    def deliver(notice: Notice, target: Target) -> None:
+        told.append(notice.notice_id)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(notify, "deliver", deliver)
+    monitor = replace(MONITOR, notify={"all": Target("file", "x")})
+    opened = [incident(name) for name in "abcd"]
+    with pytest.raises(KeyboardInterrupt):
+        keeper(tables, monitor).tell(opened, [], lambda: NOW)
+    assert keeper(tables, monitor).tell(opened, [], lambda: NOW) == 0
+    assert len(told) == len(set(told)) + 1 == 5
+
+
+def test_a_new_target_is_not_told_all_that_was_ever_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(notify, "deliver", lambda notice, target: told.append(notice.payload))
+    rule = replace(RULE, page=("new",))
+    monitor = replace(MONITOR, rules=(rule,), notify={"new": Target("file", "x")})
+    (due,) = decide(rule, [incident()], past("1", "2"), NAMED, NOW)
+    decisions = [carried_out(due, now=NOW - ago) for ago in (100 * DAY, DAY)]
+    keeper(Tables(), monitor).tell([], [each._replace(revision=n) for n, each in enumerate(decisions)], lambda: NOW)
+    assert len(told) == 1

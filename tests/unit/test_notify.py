@@ -30,6 +30,7 @@ class Receiver:
 
     port: int = 0
     is_up: bool = True
+    moved: int = 0
     bodies: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
@@ -48,7 +49,13 @@ def receiver() -> Iterator[Receiver]:
             if state.is_up:
                 state.bodies.append(body)
                 state.keys.append(self.headers["Idempotency-Key"])
-            self.send_response(200 if state.is_up else 503)
+            self.send_response(state.moved or (200 if state.is_up else 503))
+            if state.moved:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -79,6 +86,17 @@ def test_a_receiver_that_is_down_for_minutes_gets_every_notice_once_when_it_is_b
 
 def test_nobody_at_home_is_an_error_and_no_exception() -> None:
     assert "refused" in str(deliver(notice(), Target("webhook", "http://127.0.0.1:9/")))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_receiver_that_moved_has_not_got_it(receiver: Receiver, status: int) -> None:
+    receiver.moved = status
+    assert f"HTTP Error {status}" in str(deliver(notice(), receiver.target))
+
+
+@pytest.mark.parametrize("address", ["http://host:port/", "http://a b/", "http://[::1/", "http://"])
+def test_an_address_that_makes_no_sense_is_a_failed_attempt(address: str) -> None:
+    assert deliver(notice(), Target("webhook", address)) is not None
 
 
 def test_a_file_has_a_notice_once(tmp_path: Path) -> None:
