@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mltrust import landing, runtime, watch
 from mltrust.conf import Conf
+from mltrust.io import tracking
 from mltrust.report.monitor import markdown, metrics, series_of
 from mltrust.runtime import Tracked
 from mltrust.verdicts import Exit
@@ -40,12 +41,16 @@ def run(
     with runtime.tracked("monitor_metrics", conf, as_of, lake, inputs) as tracked:
         if continuous:
             seconds = runtime.parse_seconds("--trigger", trigger)
+            tracking.impatient()
             told = partial(scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
             started = landing.started(spark, conf, seconds) if ingest else []
             runtime.until_stopped([*started, runtime.every(spark, seconds, told, f"monitor {monitor.monitor_id}")])
             return tracked.conclude(*watch.standing(lake, monitor))
         scanned = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
-        written(scanned, conf, lake.folder("monitor"), tracked)
+        page = watch.written_pages(scanned.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")
+        charted(scanned, tracked)
+        if page is not None:
+            tracked.run.text(page.read_text(encoding="utf-8"), "monitor.html")
         tracked.run.table([row._asdict() for row in scanned.view.live], "incidents.json")
         return tracked.conclude(scanned.verdict, markdown(scanned.view))
 
@@ -57,18 +62,16 @@ def scan_again(
     lake = runtime.lakehouse(tick.sparkSession, conf)
     inputs = lake.versions(*watch.READ)
     scanned = watch.scanned(lake, conf, None, inputs, tracked.stamp | {"input_versions": inputs}, since=since)
-    written(scanned, conf, lake.folder("monitor"), tracked, refresh=seconds)
+    view = scanned.view._replace(refresh_seconds=max(1, round(seconds)))
+    watch.written_pages(view, f"{lake.folder('monitor')}/{conf.the_monitor().monitor_id}")
+    watch.going_on("tracking", partial(charted, scanned, tracked))
     watch.say(scanned, number)
 
 
-def written(scanned: watch.Scanned, conf: Conf, folder: str, tracked: Tracked, refresh: float | None = None) -> None:
-    """The pages, and the run's metrics and series."""
-    view = scanned.view._replace(refresh_seconds=None if refresh is None else max(1, round(refresh)))
-    page = watch.written_pages(view, f"{folder}/{conf.the_monitor().monitor_id}")
-    tracked.run.metrics(metrics(view, scanned.waiting))
-    tracked.run.series(series_of(view, scanned.since))
-    if page is not None and refresh is None:
-        tracked.run.text(page.read_text(encoding="utf-8"), "monitor.html")
+def charted(scanned: watch.Scanned, tracked: Tracked) -> None:
+    """The run's metrics and series."""
+    tracked.run.metrics(metrics(scanned.view, scanned.waiting))
+    tracked.run.series(series_of(scanned.view, scanned.since))
 
 
 def main() -> int:

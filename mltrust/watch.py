@@ -117,8 +117,10 @@ def scanned(
     keeper = Keeper(lake, monitor, stamp)
     findings = keeper.findings(told, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
+    waiting = keeper.tell(revisions, (), now)  # before the registry is needed, which may be down
     decisions = keeper.decisions(live, end, now())
-    waiting = keeper.tell(revisions, decisions, now)
+    if decisions:
+        waiting = keeper.tell((), decisions, now)
     if last is None or last.upto != end or any(part.span.ranges for part in made):
         keeper.series(made, Known(end, inputs, series_hash(monitor)))
     view = View(
@@ -342,9 +344,17 @@ class Keeper:
         return [*known, *fresh], live
 
     def decisions(self, live: Sequence[Incident], upto: datetime, now: datetime) -> list[Decision]:
-        """All decisions, those of this scan made and carried out."""
-        past = self._read("decisions", Decision)
-        made = self._decided(live, past, upto, now)
+        """All decisions, those of this scan made and carried out; none is made while the registry does not answer."""
+        past, name = self._read("decisions", Decision), self._monitor.model_name
+        aliases = {each.alias for each in self._monitor.rules}
+        try:
+            registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
+        except (
+            Exception
+        ) as error:  # whatever its client raises: watching and paging go on, and the next scan asks again
+            log.warning("registry: %s: %s", type(error).__name__, error)
+            return past
+        made = self._decided(live, past, registries, upto, now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
@@ -358,13 +368,15 @@ class Keeper:
         return [rules.of_another(_plain(Decision, row), row["monitor_id"]) for row in others]
 
     def _decided(
-        self, live: Sequence[Incident], own: Sequence[Decision], upto: datetime, now: datetime
+        self,
+        live: Sequence[Incident],
+        own: Sequence[Decision],
+        registries: Mapping[str, Registry],
+        upto: datetime,
+        now: datetime,
     ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
         past = [*own, *self._decisions_of_others()]
-        registries = {
-            alias: Registry(*models.named(name, alias)) for alias in {each.alias for each in self._monitor.rules}
-        }
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
         for rule in self._monitor.rules:
@@ -479,6 +491,14 @@ def standing(lake: Lakehouse, monitor: Monitor) -> tuple[Verdict, str]:
     live = [each for each in current(rows) if each.is_open]
     words = "; ".join(each.reason for each in live) or "no open incident"
     return (Verdict.BREACH if live else Verdict.PASS), f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"
+
+
+def going_on(what: str, work: Callable[[], None]) -> None:
+    """Does what a scan can be without; an error of it is logged, and the next scan tries again."""
+    try:
+        work()
+    except Exception as error:
+        log.warning("%s: %s: %s", what, type(error).__name__, error)
 
 
 def say(scanned: Scanned, number: int) -> None:

@@ -17,7 +17,7 @@ from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span
-from mltrust.watch import Keeper, Known, Made, committed, not_ahead, reached, scanned
+from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
@@ -161,3 +161,21 @@ def test_a_new_target_is_not_told_all_that_was_ever_decided(monkeypatch: pytest.
     decisions = [carried_out(due, now=NOW - ago) for ago in (100 * DAY, DAY)]
     keeper(Tables(), monitor).tell([], [each._replace(revision=n) for n, each in enumerate(decisions)], lambda: NOW)
     assert len(told) == 1
+
+
+def test_a_registry_that_is_down_is_asked_again_at_the_next_scan(registry: Registry) -> None:
+    tables, registry.named = Tables(), "2"
+    tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
+    registry.is_down = True
+    said = keeper(tables).decisions([incident()], NOW, NOW)
+    assert {each.action for each in said} == {"observe"}
+    registry.is_down = False
+    assert keeper(tables).decisions([incident()], NOW, NOW)[-1].state == "done"
+
+
+def test_what_a_scan_can_be_without_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    def down() -> None:
+        raise ConnectionError("tracking is down")
+
+    going_on("tracking", down)
+    assert "ConnectionError: tracking is down" in caplog.text
