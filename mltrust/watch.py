@@ -47,11 +47,15 @@ T = TypeVar("T", Finding, Incident, Decision, Notice)
 
 
 class Known(NamedTuple):
-    """Up to when a monitor has judged, at what versions of the tables; `series_hash` names what made its series."""
+    """Up to when a monitor has judged, at what versions of the tables; `series_hash` names what made its series.
+
+    `n_judged` is how many tests the last scan could make.
+    """
 
     upto: datetime
     versions: Versions
     series_hash: str
+    n_judged: int = 0
 
 
 class Scanned(NamedTuple):
@@ -70,9 +74,10 @@ def known_of(lake: Lakehouse, monitor: Monitor) -> Known | None:
     told = lake.metadata("monitor_series", monitor_id=monitor.monitor_id)
     if not told:
         return None
-    upto, versions, series_hash = (told[name] for name in Known._fields)
+    versions, n_judged = told["versions"], told.get("n_judged", 0)
     assert isinstance(versions, dict)
-    return Known(datetime.fromisoformat(str(upto)), versions, str(series_hash))
+    assert isinstance(n_judged, int)
+    return Known(datetime.fromisoformat(str(told["upto"])), versions, str(told["series_hash"]), n_judged)
 
 
 def scanned(
@@ -112,8 +117,9 @@ def scanned(
     stored = lake.read("monitor_series", where={"monitor_id": monitor.monitor_id})
     rows = [row for part in made for row in part.rows]
     panel = series.panel(stored.where(F.lit(not is_new)), rows, monitor, start=start, end=end)
-    found = scan(panel, monitor, judged_from)
-    told = merged(found.findings, _of_others(lake, monitor, judged_from, end))
+    is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
+    found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
+    told = merged([] if is_idle else found.findings, _of_others(lake, monitor, judged_from, end))
     keeper = Keeper(lake, monitor, stamp)
     findings = keeper.findings(told, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
@@ -122,7 +128,7 @@ def scanned(
     if decisions:
         waiting = keeper.tell((), decisions, now)
     if last is None or last.upto != end or any(part.span.ranges for part in made):
-        keeper.series(made, Known(end, inputs, series_hash(monitor)))
+        keeper.series(made, Known(end, inputs, series_hash(monitor), found.n_judged))
     view = View(
         monitor,
         end,
@@ -135,7 +141,8 @@ def scanned(
         sorted({str(key.slice) for key in panel.keys}),
         found.n_tests,
         found.n_judged,
-        is_idle=end <= judged_from,
+        is_idle=is_idle,
+        judged=found.judged,
     )
     return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
 
@@ -155,7 +162,7 @@ def series_hash(monitor: Monitor) -> str:
 def _verdict(view: View) -> Verdict:
     if view.live:
         return Verdict.BREACH
-    return Verdict.PASS if view.n_judged or view.is_idle else Verdict.INCONCLUSIVE
+    return Verdict.PASS if view.n_judged else Verdict.INCONCLUSIVE
 
 
 class Made(NamedTuple):
@@ -489,8 +496,10 @@ def standing(lake: Lakehouse, monitor: Monitor) -> tuple[Verdict, str]:
         return Verdict.INCONCLUSIVE, "stopped before the first scan was finished"
     rows = Keeper(lake, monitor, {}).known_incidents()
     live = [each for each in current(rows) if each.is_open]
-    words = "; ".join(each.reason for each in live) or "no open incident"
-    return (Verdict.BREACH if live else Verdict.PASS), f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"
+    words = "; ".join(each.reason for each in live)
+    words = words or ("no open incident" if known.n_judged else "nothing could be judged")
+    verdict = Verdict.BREACH if live else Verdict.PASS if known.n_judged else Verdict.INCONCLUSIVE
+    return verdict, f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"
 
 
 def going_on(what: str, work: Callable[[], None]) -> None:

@@ -23,13 +23,15 @@ _ALONE = 0.95
 class Scan(NamedTuple):
     """What was found, in order of time, of how many tests per bucket; `alpha` is the error of one of them.
 
-    `n_judged` tests of all buckets could be made: 0 says that nothing is known, not that all is well.
+    `n_judged` tests of all buckets could be made, of the slices and metrics in `judged`: 0 says that nothing is
+    known, not that all is well.
     """
 
     findings: list[Finding]
     n_tests: int
     alpha: float
     n_judged: int
+    judged: frozenset[tuple[str, str]]
 
 
 def problems(monitor: Monitor, columns: Collection[str]) -> list[str]:
@@ -59,15 +61,18 @@ def scan(panel: Panel, monitor: Monitor, since: datetime) -> Scan:
     n_tests = sum(_n_tests(panel, look, monitor.series.arms, first) for look in looks if look.detector.spends)
     alpha = monitor.budget / max(1.0, n_tests * monitor.buckets_in_period)
     found: list[Finding] = []
-    n_judged = 0
+    n_judged, cells = 0, set[tuple[str, str]]()
     if first < panel.n_buckets:
         sights: dict[tuple[object, ...], Sight] = {}  # of the same series residuals are the same
         for look in (each for each in looks if each.rows):
             seen = (tuple(look.rows), look.detection.min_requests)
             sight = sights.setdefault(seen, _sight(panel, monitor, look, first))
             mine, judged = _findings(panel, sight, look, alpha)
-            found, n_judged = found + mine, n_judged + judged
-    return Scan(sorted(found, key=_in_time), n_tests, alpha, n_judged)
+            found, n_judged = found + mine, n_judged + int(judged.sum())
+            cells |= {
+                (str(sight.panel.keys[row].slice), sight.panel.keys[row].metric) for row in np.nonzero(judged)[0]
+            }
+    return Scan(sorted(found, key=_in_time), n_tests, alpha, n_judged, frozenset(cells))
 
 
 def _in_time(found: Finding) -> tuple[object, ...]:
@@ -117,7 +122,8 @@ def _sight(panel: Panel, monitor: Monitor, look: _Look, first: int) -> Sight:
     )
 
 
-def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> tuple[list[Finding], int]:
+def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> tuple[list[Finding], np.ndarray]:
+    """What was found, and of every series in how many buckets it was judged."""
     scored = look.detector.judge(sight, look.detection, alpha)
     with np.errstate(invalid="ignore"):
         found = (scored.pvalue <= alpha) & (np.abs(scored.score) >= scored.threshold)
@@ -127,7 +133,7 @@ def _findings(panel: Panel, sight: Sight, look: _Look, alpha: float) -> tuple[li
     found &= ~sight.forgotten[:, sight.first :]
     where = zip(*(each.tolist() for each in np.nonzero(found)), strict=True)
     findings = [_finding(panel, sight, look, scored, row, at) for row, at in where]
-    return findings, int((~np.isnan(scored.pvalue)).sum())
+    return findings, (~np.isnan(scored.pvalue)).sum(axis=1)
 
 
 def judged_in(panel: Panel, monitor: Monitor) -> Judged:

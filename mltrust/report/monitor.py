@@ -1,7 +1,7 @@
 """Pages of a monitor that open from disk: the live page and one per incident, which need nothing from elsewhere."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from itertools import groupby
@@ -29,7 +29,8 @@ _COLOURS = {"open": "bad", "recovered": "good", "merged": "good", "lapsed": "unk
 class View(NamedTuple):
     """What there is to see of a monitor at a moment: `revisions` of incidents and decisions, bands by series.
 
-    `is_idle`: no bucket has ended since the last scan, so that there was nothing to judge.
+    `is_idle`: no bucket has ended since the last scan; `n_judged` and `judged`, by slice and metric, are then of the
+    last one.
     """
 
     monitor: Monitor
@@ -45,6 +46,7 @@ class View(NamedTuple):
     n_judged: int
     refresh_seconds: int | None = None
     is_idle: bool = False
+    judged: Collection[tuple[str, str]] = frozenset()
 
 
 def words(view: View) -> str:
@@ -53,10 +55,10 @@ def words(view: View) -> str:
         worst = max(view.live, key=lambda each: (each.severity == "critical", abs(each.score)))
         more = f", and {len(view.live) - 1} more" if len(view.live) > 1 else ""
         return f"{len(view.live)} open incident{'s' if len(view.live) > 1 else ''}: {worst.reason}{more}"
+    if not view.n_judged:
+        return "nothing could be judged: the series are too short or empty"
     if view.is_idle:
         return "no open incident; no bucket has ended since the last scan"
-    if not view.n_judged:
-        return "nothing could be judged yet: the series are too short or empty"
     return f"no open incident; {view.n_tests:,} tests in every bucket"
 
 
@@ -152,7 +154,7 @@ def _status(view: View) -> tuple[str, str]:
         return "bad", "critical"
     if view.live:
         return "warn", "incident"
-    return ("unknown", "not judged") if not (view.n_judged or view.is_idle) else ("good", "in order")
+    return ("unknown", "not judged") if not view.n_judged else ("good", "in order")
 
 
 def _incident_table(view: View) -> str:
@@ -207,15 +209,18 @@ def _status_grid(view: View) -> str:
     rows = [
         [
             f"<b>{escape(name)}</b>",
-            *(
-                "<span class='bad'>✕ incident</span>" if (name, metric) in bad else "<span class='quiet'>✓</span>"
-                for metric in names
-            ),
+            *(_mark((name, metric), bad, view.judged) for metric in names),
         ]
         for name in slices[:_SHOWN_SLICES]
     ]
     more = f"<p class='quiet'>{len(slices) - _SHOWN_SLICES} slices more.</p>" if len(slices) > _SHOWN_SLICES else ""
     return section("Open incidents by slice and metric", table(("slice", *names), rows) + more)
+
+
+def _mark(cell: tuple[str, str], bad: Collection[tuple[str, str]], judged: Collection[tuple[str, str]]) -> str:
+    if cell in bad:
+        return "<span class='bad'>✕ incident</span>"
+    return f"<span class='quiet'>{'✓' if cell in judged else 'not judged'}</span>"
 
 
 def _charts(view: View) -> str:

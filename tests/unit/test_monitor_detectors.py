@@ -305,6 +305,14 @@ def test_the_budget_is_split_over_tests_and_buckets() -> None:
     assert scan(whole, watching("mean", detectors=limits), whole.time(FIRST)).n_tests == 4
 
 
+def test_what_was_judged_is_told_by_slice_and_metric() -> None:
+    whole = panel_of("mean")
+    whole.n[1, FIRST:] = 3
+    found = scan(whole, watching("mean"), whole.time(whole.n_buckets - 1))
+    assert found.judged == {(f"device:d{at}", "metric") for at in (0, 2, 3)}
+    assert scan(whole.rows([1]), watching("mean"), whole.time(whole.n_buckets - 1)).n_judged == 0
+
+
 def test_a_bucket_without_a_row_had_no_requests() -> None:
     key = SeriesKey("m", "1", "", "requests", "", "")
     share = key._replace(metric="errors")

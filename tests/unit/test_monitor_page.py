@@ -79,8 +79,14 @@ def test_nothing_judged_is_not_in_order() -> None:
     nothing = view(with_incident=False, n_judged=0)
     assert "nothing could be judged" in words(nothing)
     assert "not judged" in live_page(nothing)
-    assert "not judged" not in live_page(nothing._replace(is_idle=True))
+    assert "not judged" in live_page(nothing._replace(is_idle=True))
     assert "in order" in live_page(view(with_incident=False))
+
+
+def test_a_slice_that_nobody_judged_has_no_tick() -> None:
+    seen = view(with_incident=False)
+    assert "✓" not in live_page(seen)
+    assert live_page(seen._replace(judged={("overall", "metric")})).count("✓") == 1
 
 
 def test_the_run_has_the_open_incidents_and_the_series() -> None:

@@ -17,7 +17,8 @@ from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span
-from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned
+from mltrust.verdicts import Verdict
+from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned, standing
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
@@ -179,3 +180,12 @@ def test_what_a_scan_can_be_without_does_not_end_it(caplog: pytest.LogCaptureFix
 
     going_on("tracking", down)
     assert "ConnectionError: tracking is down" in caplog.text
+
+
+@pytest.mark.parametrize(("n_judged", "verdict"), [(0, Verdict.INCONCLUSIVE), (5, Verdict.PASS)])
+def test_a_monitor_that_was_stopped_passes_only_if_something_was_judged(n_judged: int, verdict: Verdict) -> None:
+    tables = Tables()
+    tables.told = Known(NOW, {}, "", n_judged)._asdict()
+    assert standing(cast(Lakehouse, tables), MONITOR)[0] == verdict
+    tables.append([incident()._asdict() | {"monitor_id": "m"}], "incidents")
+    assert standing(cast(Lakehouse, tables), MONITOR)[0] == Verdict.BREACH
