@@ -12,9 +12,11 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mltrust import landing, runtime, watch
 from mltrust.conf import Conf
+from mltrust.errors import ConfError
 from mltrust.io import tracking
 from mltrust.report.monitor import markdown, metrics, series_of
 from mltrust.runtime import Tracked
+from mltrust.spark import series
 from mltrust.verdicts import Exit
 
 
@@ -30,12 +32,15 @@ def run(
     trigger: str = "5",
 ) -> Exit:
     """Scans what is new up to as_of; breach while an incident is open, inconclusive where nothing could be judged."""
+    if ingest and not continuous:
+        raise ConfError("--ingest: expected with --continuous only; ingest_logs takes in what is there")
     monitor = watch.require_series(conf)
     lake = runtime.lakehouse(spark, conf)
     if ingest:
         lake.ensure(*landing.TABLES)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(*watch.READ[1:], *watch.WRITTEN)
+    runtime.refuse(conf, series.problems(lake.read("inference_log"), monitor))
     inputs = lake.versions(*watch.READ)
     first = None if since is None else runtime.parse_moment("--since", since)
     with runtime.tracked("monitor_metrics", conf, as_of, lake, inputs) as tracked:

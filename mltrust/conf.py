@@ -250,7 +250,9 @@ def load(config: Path, env: str) -> Conf:
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if drift is not None and (problems := drift.problems(contract.feature_types(), contract.columns())):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
-    if monitor is not None and (problems := monitor_problems(monitor, contract.columns())):
+    if monitor is not None and (
+        problems := monitor_problems(monitor, contract.columns()) + _arm_problems(monitor, root / "experiments")
+    ):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
     if replay is not None and (problems := _replay_problems(replay, contract)):
         raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
@@ -292,6 +294,18 @@ def _monitored(
         experiment, resolved[f"experiment {name}"] = read(Experiment, root / "experiments" / f"{name}.yaml")
         compared.append(experiment)
     return monitor, drift, tuple(compared)
+
+
+def _arm_problems(monitor: Monitor, folder: Path) -> list[str]:
+    """What is wrong with the control of a monitor, where the conf of its experiment is there to tell."""
+    arms = monitor.series.arms
+    if arms is None or arms.experiment_id is None or arms.control is None:
+        return []
+    path = folder / f"{arms.experiment_id}.yaml"
+    known = read(Experiment, path)[0].arms if path.is_file() else (arms.control,)
+    if arms.control in known:
+        return []
+    return [f"series.arms.control is {arms.control!r}, expected an arm of {path}: {', '.join(known)}"]
 
 
 def _replay_problems(replay: Replay, contract: Contract) -> list[str]:

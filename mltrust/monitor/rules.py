@@ -15,8 +15,6 @@ from mltrust.monitor.spec import RollbackRule
 Action = Literal["rollback", "stop", "observe"]
 State = Literal["due", "done", "failed", "dry_run", "refused", "held", "observed"]
 _RANK = {"warning": 0, "critical": 1}
-#: A rule has nothing more to say about an incident once one of these is reached.
-_SETTLED = ("done", "dry_run")
 _WAS_TO_DO = "; was to do: "
 _PAUSE_AFTER_FAILURE = timedelta(minutes=1)
 
@@ -104,7 +102,7 @@ def decide(
         if known is not None and _happened(known, registry):
             found.append(carried_out(known, now=now))
             continue
-        if known is not None and (known.state in _SETTLED or _rests(known, now)):
+        if known is not None and (_is_settled(known, rule) or _rests(known, now)):
             continue
         judged = _too_old(rule, registry, now - (upto or now)) or _judged(
             rule, incident, live, [*past, *found], registry, now
@@ -121,6 +119,11 @@ def _applies(rule: RollbackRule, incident: Incident) -> bool:
         and _RANK[incident.severity] >= _RANK[rule.severity]
         and incident.n_buckets >= rule.persistence
     )
+
+
+def _is_settled(known: Decision, rule: RollbackRule) -> bool:
+    """Whether the rule has nothing more to say. What it only would have done it does once it is told to act."""
+    return known.state == "done" or (known.state == "dry_run" and rule.dry_run)
 
 
 def _happened(known: Decision, registry: Registry) -> bool:

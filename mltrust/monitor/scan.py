@@ -15,6 +15,7 @@ from mltrust.monitor.finding import Finding
 from mltrust.monitor.incidents import Judged
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Arms, Detection, Monitor
+from mltrust.monitor.unmatched import unmatched
 
 #: The share of a bucket's requests from which one version is taken to be all of it.
 _ALONE = 0.95
@@ -42,7 +43,8 @@ def problems(monitor: Monitor, columns: Collection[str]) -> list[str]:
         for name, column in sliced.items()
         if column not in columns
     ]
-    return found + detector_problems(monitor.detectors, monitor.series.kinds)
+    found += detector_problems(monitor.detectors, monitor.series.kinds)
+    return found + (list(unmatched(monitor, detections(monitor))) if monitor.series.metrics else [])
 
 
 class _Look(NamedTuple):

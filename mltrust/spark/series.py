@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -167,6 +168,21 @@ def of_outcomes(sources: Sources, monitor: Monitor, name: str, span: Span, *, ma
     each = followed.withColumn("value0", value)
     cells = _cells(each.groupBy(*_keys(monitor)).agg(*_moments(1)), monitor, [name], max_cells)
     return rolled_up(cells, monitor, [name])
+
+
+def problems(log: DataFrame, monitor: Monitor) -> list[str]:
+    """The metrics whose expression Spark does not take of the log, each as one line; no row is read."""
+    found = []
+    for name, metric in monitor.series.metrics.items():
+        try:
+            if metric.value is not None:
+                log.selectExpr(f"({metric.value}) AS value").schema  # noqa: B018 - which asks Spark
+        except PySparkException as error:
+            why = (error.getMessage() or "").partition("\n")[0]
+            found.append(
+                f"series.metrics.{name}.value is {metric.value!r}, expected an expression on a record: {why}"
+            )
+    return found
 
 
 def _rows(log: DataFrame, monitor: Monitor, span: Span) -> DataFrame:

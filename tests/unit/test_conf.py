@@ -144,6 +144,13 @@ def test_a_missing_file_is_named(folder: Path, config: str, env: str, expected: 
         ("attributes: {device: features.dev", "attributes: {device: features.div", "is no column; did you mean"),
         ("  columns: [features.device", "  columns: [features.devise", "'features.devise' is no column; did you"),
         ("ranker_v2, columns: [features.device", "ranker_v2, columns: [features.tenure_days", "against.2.columns:"),
+        ("severity: critical", "severity: warning", "rules.errors: no detector of error_rate has severity critical"),
+        ("metrics: [error_rate]", "metrics: [eror_rate]", "rules.errors.metrics: 'eror_rate' matches no metric"),
+        ("dry_run: true", "slices: ['devise:*']", "rules.errors.slices: 'devise:*' matches no declared slice"),
+        ("{kind: gap}", "{kind: gap, metrics: [requests, reqests]}", "detectors.2.metrics: 'reqests' matches no"),
+        ("{kind: gap}", "{kind: gap, slices: [overall, 'city:*']}", "detectors.2.slices: 'city:*' matches no"),
+        ("  arms: {by: model_version}\n", "", "detectors.4: concurrent needs series.arms"),
+        ("{by: model_version}", "{by: experiment, experiment_id: ranker_v2, control: kontrol}", "expected an arm of"),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_monitor_is_refused(folder: Path, old: str, new: str, expected: str) -> None:

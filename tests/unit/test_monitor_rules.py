@@ -82,6 +82,14 @@ def test_a_dry_run_says_what_it_would_do_and_leaves_it() -> None:
     assert to_carry_out([said]) == []
 
 
+def test_a_dry_run_does_not_keep_the_rule_from_acting_later() -> None:
+    seen = past("1", "2")
+    seen += decide(replace(RULE, dry_run=True), [incident()], seen, REGISTRY, NOW)
+    assert decide(replace(RULE, dry_run=True), [incident()], seen, REGISTRY, NOW) == []
+    (due,) = decide(RULE, [incident()], seen, REGISTRY, NOW)
+    assert (due.state, due.revision) == ("due", 1)
+
+
 @pytest.mark.parametrize(
     "not_enough", [incident(severity="warning"), incident(n_buckets=2), incident(metric="latency")], ids=str
 )

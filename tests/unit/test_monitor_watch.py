@@ -5,7 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
 
+from jobs import monitor_metrics
 from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models, notify
@@ -16,7 +19,7 @@ from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
-from mltrust.spark.series import Arrived, Span
+from mltrust.spark.series import Arrived, Span, problems
 from mltrust.verdicts import Verdict
 from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned, standing
 from tests.unit.conftest import SHIPPED
@@ -189,3 +192,27 @@ def test_a_monitor_that_was_stopped_passes_only_if_something_was_judged(n_judged
     assert standing(cast(Lakehouse, tables), MONITOR)[0] == verdict
     tables.append([incident()._asdict() | {"monitor_id": "m"}], "incidents")
     assert standing(cast(Lakehouse, tables), MONITOR)[0] == Verdict.BREACH
+
+
+class Log:
+    """A frame whose analyser knows one column."""
+
+    def selectExpr(self, expression: str) -> "Log":  # noqa: N802 - the name that Spark gives it
+        if "status" not in expression:
+            raise AnalysisException(f"cannot resolve {expression}\nand more")
+        return self
+
+    schema = None
+
+
+def test_an_expression_that_spark_does_not_take_is_a_problem_of_the_conf() -> None:
+    metrics = {"errors": SeriesMetric("share", value="status = 'x'"), "score": SeriesMetric("mean", value="scor")}
+    (told,) = problems(cast(DataFrame, Log()), replace(MONITOR, series=SeriesSpec(metrics)))
+    assert told.startswith("series.metrics.score.value is 'scor', expected an expression on a record: ")
+    assert told.endswith("cannot resolve (scor) AS value")
+
+
+def test_ingest_without_continuous_is_refused() -> None:
+    conf = confs.load(SHIPPED / "monitors/recommender.yaml", "local")
+    with pytest.raises(ConfError, match="--ingest: expected with --continuous"):
+        monitor_metrics.run(cast(SparkSession, None), conf, NOW, ingest=True)

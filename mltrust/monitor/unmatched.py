@@ -1,0 +1,67 @@
+"""What of a monitor's conf could never match anything: a rule that waits for it would wait for ever."""
+
+import re
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+
+from mltrust.monitor.detectors import DETECTORS
+from mltrust.monitor.finding import Severity
+from mltrust.monitor.spec import Detection, Monitor, RollbackRule
+from mltrust.slices import Slicing
+
+_RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
+_OF_DRIFT = "drift "  # what findings of detect_drift are named with; they are warnings
+_WILD = re.compile(r"[*?\[]")
+
+
+def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[str]:
+    """Patterns that match no metric or slice, detectors without arms, rules that no finding is grave enough for."""
+    metrics, keys = list(monitor.series.metrics), _keys(monitor.series.slices)
+    for at, each in enumerate(monitor.detectors):
+        yield from _patterns(f"detectors.{at}", each.metrics, each.slices, metrics, keys)
+        if each.kind in DETECTORS and DETECTORS[each.kind].of_arms and monitor.series.arms is None:
+            yield f"detectors.{at}: {each.kind} needs series.arms, which says what is compared"
+    for event in monitor.events:
+        yield from _patterns(f"events.{event.name}", event.metrics, event.slices, metrics, keys)
+    for rule in monitor.rules:
+        yield from _patterns(f"rules.{rule.name}", rule.metrics, rule.slices, [*metrics, _OF_DRIFT], keys)
+        yield from _too_mild(rule, detections, metrics)
+
+
+def _patterns(
+    where: str,
+    of_metrics: Collection[str],
+    of_slices: Collection[str],
+    metrics: Collection[str],
+    keys: Collection[str],
+) -> Iterator[str]:
+    for pattern in of_metrics:
+        if not any(fnmatchcase(name, pattern) or _may_match(_OF_DRIFT, name, pattern) for name in metrics):
+            yield f"{where}.metrics: {pattern!r} matches no metric; expected of {', '.join(metrics) or 'none'}"
+    for pattern in of_slices:
+        if not fnmatchcase("overall", pattern) and not any(_begins_alike(key, pattern) for key in keys):
+            yield f"{where}.slices: {pattern!r} matches no declared slice; expected overall, {', '.join(keys)}..."
+
+
+def _may_match(prefix: str, name: str, pattern: str) -> bool:
+    return name == prefix and _begins_alike(prefix, pattern)
+
+
+def _begins_alike(beginning: str, pattern: str) -> bool:
+    """Whether some name that begins so may match the pattern."""
+    literal = _WILD.split(pattern, maxsplit=1)[0]
+    return literal.startswith(beginning) or (literal != pattern and beginning.startswith(literal))
+
+
+def _keys(slices: Slicing) -> list[str]:
+    return [f"{' x '.join(names)}:" for names in slices.declared()]
+
+
+def _too_mild(rule: RollbackRule, detections: tuple[Detection, ...], metrics: Collection[str]) -> Iterator[str]:
+    mine = [name for name in metrics if any(fnmatchcase(name, pattern) for pattern in rule.metrics)]
+    grave = [each for each in detections if _RANK[each.severity] >= _RANK[rule.severity]]
+    if mine and not any(each.concerns_metric(name) for each in grave for name in mine):
+        yield (
+            f"rules.{rule.name}: no detector of {', '.join(mine)} has severity {rule.severity}, so that it "
+            "never acts; give one that severity, or the rule another"
+        )
