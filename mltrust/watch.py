@@ -24,7 +24,7 @@ from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
-from mltrust.monitor.finding import Finding
+from mltrust.monitor.finding import OF_DRIFT, Finding
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import Decision, Registry
@@ -42,7 +42,7 @@ READ = ("inference_log", "inference_log_rejects", "outcomes")
 WRITTEN = ("monitor_series", "monitor_findings", "incidents", "decisions", "notifications")
 _DAY = timedelta(days=1)
 _SHOWN_BUCKETS, _SHOWN_SERIES = 336, 12
-_TELL_AGAIN = timedelta(days=7)
+_TELL_AGAIN = _DRIFT_FROM = timedelta(days=7)
 T = TypeVar("T", Finding, Incident, Decision, Notice)
 
 
@@ -119,9 +119,9 @@ def scanned(
     panel = series.panel(stored.where(F.lit(not is_new)), rows, monitor, start=start, end=end)
     is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
     found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
-    told = merged([] if is_idle else found.findings, _of_others(lake, monitor, judged_from, end))
     keeper = Keeper(lake, monitor, stamp)
-    findings = keeper.findings(told, judged_from, end)
+    others = [] if is_idle else _of_others(lake, monitor, end)
+    told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     waiting = keeper.tell(revisions, (), now)  # before the registry is needed, which may be down
     decisions = keeper.decisions(live, end, now())
@@ -258,29 +258,29 @@ def _shown(panel: Panel, live: Sequence[Incident]) -> list[SeriesKey]:
     return list(dict.fromkeys([*leading, *whole]))[:_SHOWN_SERIES]
 
 
-def _of_others(lake: Lakehouse, monitor: Monitor, since: datetime, end: datetime) -> list[Finding]:
-    """Breaches that drift detection found of the model, judged when their window's run was."""
+def _of_others(lake: Lakehouse, monitor: Monitor, end: datetime) -> list[Finding]:
+    """Breaches that drift detection found of the model in runs of the last days."""
     if not lake.exists("drift_findings"):
         return []
     mine = lake.read("drift_findings", where={"monitor_id": monitor.monitor_id, "verdict": "breach"})
-    rows = mine.where(F.col("decides") & (F.col("as_of") > F.lit(since)) & (F.col("as_of") <= F.lit(end))).collect()
-    return known_from([_of_drift(row.asDict(), monitor.series.bucket) for row in rows], monitor)
+    recent = (F.col("as_of") > F.lit(end - _DRIFT_FROM)) & (F.col("as_of") <= F.lit(end))
+    rows = mine.where(F.col("decides") & recent).collect()
+    return known_from([_of_drift(row.asDict()) for row in rows], monitor)
 
 
-def _of_drift(row: Mapping[str, Any], bucket: timedelta) -> Finding:
-    """A breach of drift detection as a finding, judged at the end of the bucket that holds its as_of."""
-    as_of = _utc(row["as_of"])
+def _of_drift(row: Mapping[str, Any]) -> Finding:
+    """A breach of drift detection as a finding, judged at its as_of until a scan takes it."""
     threshold = nan if row["threshold"] is None else row["threshold"]
     return Finding(
         model_name=row["model_name"],
         model_version=row["model_version"],
         arm=row["arm"],
-        metric=f"drift {row['measure']} of {row['column']}",
+        metric=f"{OF_DRIFT}{row['measure']} of {row['column']}",
         slice_key=row["slice_key"],
         slice_value=row["slice_value"],
         detector=f"drift against {row['reference']} ({row['family']})",
         bucket_start=_utc(row["window_start"]),
-        judged_at=floor(as_of, bucket) + (bucket if floor(as_of, bucket) < as_of else timedelta()),
+        judged_at=_utc(row["as_of"]),
         severity="warning",
         n_requests=row["n_current"],
         value=nan if row["value"] is None else row["value"],
@@ -312,20 +312,27 @@ class Keeper:
         if listed:
             self._lake.append(listed, table)
 
-    def findings(self, told: list[Finding], since: datetime, end: datetime) -> list[Finding]:
-        """All findings, of the judged buckets those just made: what a scan that died had written is overwritten.
+    def findings(
+        self, found: Sequence[Finding], others: Sequence[Finding], since: datetime, end: datetime
+    ) -> tuple[list[Finding], list[Finding]]:
+        """Those of this scan, and all: of the judged buckets what a scan that died had written is overwritten.
 
-        So is what was judged of times ahead of the clock.
+        So is what was judged of times ahead of the clock. Of `others`, which come when they come, those are taken
+        that no scan took before, as judged in the first bucket of this one.
         """
         known = self._read("monitor_findings", Finding)
         before = [each for each in known if each.judged_at <= since]
+        taken = {each.key for each in before}
+        now = since + self._monitor.series.bucket
+        late = {each.key: each._replace(judged_at=now) for each in others if each.key not in taken}
+        told = merged(found, list(late.values()))
         if len(before) < len(known) or told:
             second = timedelta(microseconds=1)
             last = max([end, *(each.judged_at for each in known)])
             rows = self._lake.rows("monitor_findings", [row._asdict() | self._mine | self._stamp for row in told])
             within = {"judged_at": [(since + second, last + _DAY)]}
             self._lake.replace(rows, "monitor_findings", self._mine, within=within)
-        return [*before, *told]
+        return told, [*before, *told]
 
     def known_incidents(self) -> list[Incident]:
         """All revisions of the table."""

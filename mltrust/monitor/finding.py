@@ -8,6 +8,8 @@ from mltrust.monitor.series import SeriesKey
 from mltrust.slices import Slice
 
 Severity = Literal["warning", "critical"]
+#: What metrics of findings that detect_drift made begin with.
+OF_DRIFT = "drift "
 
 
 class Finding(NamedTuple):
@@ -47,6 +49,11 @@ class Finding(NamedTuple):
     @property
     def series(self) -> SeriesKey:
         return SeriesKey(*self[:6])
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a finding is in its table: there is one per series, detector and bucket."""
+        return (*self.series, self.detector, self.bucket_start)
 
     @property
     def slice(self) -> Slice:

@@ -13,12 +13,14 @@ from itertools import groupby
 from math import isnan, nan, sqrt
 from typing import Literal, NamedTuple, TypedDict
 
-from mltrust.monitor.finding import Finding, Severity
+from mltrust.monitor.finding import OF_DRIFT, Finding, Severity
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import Slice, attributes_of
 
 State = Literal["open", "recovered", "lapsed", "merged"]
+#: Drift is looked for once a day, and what it finds on the next day, or the one after, goes on.
+_DRIFT_LAPSES_AFTER = timedelta(days=3)
 #: Whether a series could be judged in the bucket that begins then.
 Judged = Callable[[SeriesKey, datetime], bool]
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
@@ -247,9 +249,13 @@ class _Book:
                 quiet.n, quiet.judged_at = quiet.n + 1, quiet.at
             if quiet.n >= self._policy.recover_after:
                 return "recovered"
-            if quiet.at - quiet.judged_at >= max(self._lapse, self._policy.recover_after * self._bucket):
+            if quiet.at - quiet.judged_at >= self._lapses_after(quiet.lead):
                 return "lapsed"
         return "open"
+
+    def _lapses_after(self, lead: SeriesKey) -> timedelta:
+        own = _DRIFT_LAPSES_AFTER if lead.metric.startswith(OF_DRIFT) else self._policy.recover_after * self._bucket
+        return max(self._lapse, own)
 
     def take(self, found: Sequence[Finding], at: datetime) -> None:
         """Gives the findings of a bucket to the incidents that they belong to."""
@@ -293,7 +299,7 @@ class _Book:
         """A new revision where there is something new: it opens, another leads, it is graver or much worse."""
         score = max(evidence.peak for evidence in each.by_series.values())
         graver = _RANK[each.severity] > _RANK[each.told_severity]
-        worse = score >= self._policy.worse_factor * each.told_score
+        worse = score > each.told_score and score >= self._policy.worse_factor * each.told_score
         notify = each.last is None or graver or worse
         lead = each.ranked()[0][0]
         if notify or each.last is None or lead != _lead(each.last) or len(each.buckets) in _MARKS:

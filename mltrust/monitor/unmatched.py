@@ -5,12 +5,11 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from mltrust.monitor.detectors import DETECTORS
-from mltrust.monitor.finding import Severity
+from mltrust.monitor.finding import OF_DRIFT, Severity
 from mltrust.monitor.spec import Detection, Monitor, RollbackRule
 from mltrust.slices import Slicing
 
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
-_OF_DRIFT = "drift "  # what findings of detect_drift are named with; they are warnings
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -24,7 +23,7 @@ def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[s
     for event in monitor.events:
         yield from _patterns(f"events.{event.name}", event.metrics, event.slices, metrics, keys)
     for rule in monitor.rules:
-        yield from _patterns(f"rules.{rule.name}", rule.metrics, rule.slices, [*metrics, _OF_DRIFT], keys)
+        yield from _patterns(f"rules.{rule.name}", rule.metrics, rule.slices, [*metrics, OF_DRIFT], keys)
         yield from _too_mild(rule, detections, metrics)
 
 
@@ -36,7 +35,7 @@ def _patterns(
     keys: Collection[str],
 ) -> Iterator[str]:
     for pattern in of_metrics:
-        if not any(fnmatchcase(name, pattern) or _may_match(_OF_DRIFT, name, pattern) for name in metrics):
+        if not any(fnmatchcase(name, pattern) or _may_match(OF_DRIFT, name, pattern) for name in metrics):
             yield f"{where}.metrics: {pattern!r} matches no metric; expected of {', '.join(metrics) or 'none'}"
     for pattern in of_slices:
         if not fnmatchcase("overall", pattern) and not any(_begins_alike(key, pattern) for key in keys):

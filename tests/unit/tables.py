@@ -41,5 +41,21 @@ class Tables:
     def append(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         self.rows_of[name] += [dict(row) for row in rows]
 
+    def rows(self, name: str, rows: Sequence[Mapping[str, object]]) -> list[Record]:
+        return [dict(row) for row in rows]
+
+    def replace(
+        self,
+        rows: Sequence[Record],
+        name: str,
+        where: Mapping[str, str],
+        within: Mapping[str, Sequence[tuple[Any, Any]]],
+    ) -> None:
+        def is_replaced(row: Record) -> bool:
+            inside = (any(low <= row[column] < high for low, high in spans) for column, spans in within.items())
+            return where.items() <= row.items() and all(inside)
+
+        self.rows_of[name] = [row for row in self.rows_of[name] if not is_replaced(row)] + list(rows)
+
     def metadata(self, name: str, **wanted: str) -> dict[str, object]:
         return self.told

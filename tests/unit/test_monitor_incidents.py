@@ -130,6 +130,15 @@ def test_people_are_told_again_only_when_it_is_much_worse_or_graver() -> None:
     ]
 
 
+def test_drift_of_consecutive_days_is_one_incident_that_is_told_once() -> None:
+    found = [finding(24 * day, metric="drift psi of age", score=0.0) for day in (0, 1, 3)]
+    upto = START + 9 * 24 * HOUR
+    told = incidents(found, IncidentPolicy(), bucket=HOUR, upto=upto, judged=lambda series, start: False).revisions
+    assert [each.state for each in told if each.notify] == ["open", "lapsed"]
+    assert len({each.incident_id for each in told}) == 1
+    assert told[-1].changed_at == START + (3 * 24 + 1 + 72) * HOUR
+
+
 def test_judging_in_pieces_gives_the_revisions_of_judging_at_once() -> None:
     found = [
         *(finding(at, IOS, score=6 + at) for at in (3, 4, 5, 9)),

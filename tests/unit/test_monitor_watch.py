@@ -24,6 +24,7 @@ from mltrust.verdicts import Verdict
 from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned, standing
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
+from tests.unit.test_monitor_incidents import finding
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
 from tests.unit.test_monitor_rules import incident, past
 
@@ -216,3 +217,22 @@ def test_ingest_without_continuous_is_refused() -> None:
     conf = confs.load(SHIPPED / "monitors/recommender.yaml", "local")
     with pytest.raises(ConfError, match="--ingest: expected with --continuous"):
         monitor_metrics.run(cast(SparkSession, None), conf, NOW, ingest=True)
+
+
+def test_drift_that_is_found_late_is_taken_once() -> None:
+    tables = Tables()
+    late = finding(-48, metric="drift psi of age", score=0.0)
+    for _ in range(2):  # the first scan dies before it says up to when it judged
+        told, _ = keeper(tables).findings([], [late], NOW, NOW + 3 * MINUTE)
+        assert told == [late._replace(judged_at=NOW + MINUTE)]
+    told, known = keeper(tables).findings([], [late], NOW + 3 * MINUTE, NOW + 4 * MINUTE)
+    assert (told, known) == ([], [late._replace(judged_at=NOW + MINUTE)])
+    assert len(tables.rows_of["monitor_findings"]) == 1
+
+
+def test_findings_ahead_of_the_clock_go() -> None:
+    tables = Tables()
+    ahead = finding(0)._replace(judged_at=NOW + 300 * DAY)
+    tables.append([ahead._asdict() | {"monitor_id": "m"}], "monitor_findings")
+    keeper(tables).findings([], [], NOW, NOW + MINUTE)
+    assert tables.rows_of["monitor_findings"] == []
