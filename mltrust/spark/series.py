@@ -211,11 +211,16 @@ def _arm(monitor: Monitor) -> Column:
 
 
 def _of_request(metric: SeriesMetric) -> Column:
-    """What a metric takes of a request's rows; null where it says nothing of it."""
+    """What a metric takes of a request's rows; null where it says nothing of it.
+
+    A condition that is NULL is not met: `error_type = 'timeout'` of a request without an error.
+    """
     if metric.kind == "count":
         return F.lit(1.0)
     value = F.expr(metric.value or "")
-    return F.max(value.cast("int")).cast("double") if metric.kind == "share" else F.avg(value.cast("double"))
+    if metric.kind == "mean":
+        return F.avg(value.cast("double"))
+    return F.max(F.coalesce(value.cast("boolean"), F.lit(False)).cast("int")).cast("double")
 
 
 def _moments(n: int) -> list[Column]:
