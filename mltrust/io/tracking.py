@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 
 Scalar = bool | int | float | str | None
 #: What MLflow's run page still shows well.
@@ -34,20 +35,26 @@ class Server(NamedTuple):
 
 
 class Run:
-    """An active MLflow run."""
+    """An active MLflow run, written to by its id: the active run of MLflow is one of a thread.
+
+    In another thread, as those of streaming queries are, MLflow would begin a run of its own.
+    """
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
 
     def params(self, values: Mapping[str, Scalar]) -> None:
-        mlflow.log_params({metric_name(name): str(value)[:_MAX_PARAM] for name, value in values.items()})
+        params = [Param(metric_name(name), str(value)[:_MAX_PARAM]) for name, value in values.items()]
+        mlflow.MlflowClient().log_batch(self.run_id, params=params)
 
     def metrics(self, values: Mapping[str, float | None]) -> int:
         """Logs what is no nan, the first MAX_METRICS of it; returns how many were left out."""
         defined = {
             metric_name(name): value for name, value in values.items() if value is not None and not isnan(value)
         }
-        mlflow.log_metrics(dict(list(defined.items())[:MAX_METRICS]))
+        now = round(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in list(defined.items())[:MAX_METRICS]]
+        mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics)
         return max(0, len(defined) - MAX_METRICS)
 
     def series(self, values: Mapping[str, Sequence[tuple[datetime, float]]]) -> None:
@@ -62,7 +69,8 @@ class Run:
             mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics[first : first + _MAX_BATCH])
 
     def tags(self, values: Mapping[str, str]) -> None:
-        mlflow.set_tags({name: value[:_MAX_TAG] for name, value in values.items()})
+        tags = [RunTag(name, value[:_MAX_TAG]) for name, value in values.items()]
+        mlflow.MlflowClient().log_batch(self.run_id, tags=tags)
 
     def rename(self, name: str) -> None:
         """The name in the list of runs."""
@@ -74,16 +82,17 @@ class Run:
         self.text(markdown, "report.md")
 
     def text(self, text: str, name: str) -> None:
-        mlflow.log_text(text, name)
+        mlflow.MlflowClient().log_text(self.run_id, text, name)
 
     def figure(self, figure: Figure, name: str) -> None:
-        mlflow.log_figure(figure, name)
+        mlflow.MlflowClient().log_figure(self.run_id, figure, name)
         plt.close(figure)
 
     def table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """Rows as a table of the run's page; none where there are no rows."""
         if rows:
-            mlflow.log_table(pd.DataFrame([{key: _cell(value) for key, value in row.items()} for row in rows]), name)
+            frame = pd.DataFrame([{key: _cell(value) for key, value in row.items()} for row in rows])
+            mlflow.MlflowClient().log_table(self.run_id, frame, name)
 
     def dataset(self, path: str, version: int, name: str, digest: str | None = None) -> None:
         """Names a Delta table at a version as an input of the run; `digest` of its content, else by its version."""
