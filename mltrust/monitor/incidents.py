@@ -30,10 +30,10 @@ class Incident(NamedTuple):
     """A revision of an incident, as a row of incidents; the first is 0, and every change is one more.
 
     Model version, arm, metric, slice and detector are those of the leading contributor: the guilty slice, not the
-    ones that contain it. `blamed_version` is that of the first contributor which one version alone served. `value`,
-    `expected` and band are of its worst bucket, `score` of the worst finding of all. `opened_at` is the start of the
-    bucket in which it was found, `seen_until` the end of the last one with a finding, `changed_at` that of the bucket
-    that made the revision. What lapsed did not recover: it could not be judged any more.
+    ones that contain it. `blamed_version` is that of the first contributor of its metric which one version alone
+    served. `value`, `expected` and band are of its worst bucket, `score` of the worst finding of all. `opened_at`
+    is the start of the bucket in which it was found, `seen_until` the end of the last one with a finding,
+    `changed_at` that of the bucket that made the revision. What lapsed did not recover: it cannot be judged any more.
     """
 
     incident_id: str
@@ -98,10 +98,9 @@ class Contributor(TypedDict):
 
 @dataclass(slots=True)
 class _Evidence:
-    """What one series has told so far."""
+    """What one series has told so far: by bucket its excess and the noise of that, once, whoever found it."""
 
-    excess: float = 0.0
-    noise2: float = 0.0
+    by_bucket: dict[datetime, tuple[float, float]] = field(default_factory=dict)
     peak: float = 0.0
     worst: Finding | None = None
     buckets: set[datetime] = field(default_factory=set)
@@ -109,10 +108,21 @@ class _Evidence:
     def add(self, found: Finding) -> None:
         self.buckets.add(found.bucket_start)
         if found.has_excess:
-            self.excess += found.excess
-            self.noise2 += found.noise**2
+            self._count(found.bucket_start, (found.excess, found.noise))
         if self.worst is None or abs(found.score) > self.peak:
             self.peak, self.worst = abs(found.score), found
+
+    def absorb(self, other: "_Evidence") -> None:
+        self.buckets |= other.buckets
+        for bucket, told in other.by_bucket.items():
+            self._count(bucket, told)
+        if self.worst is None or other.peak > self.peak:
+            self.peak, self.worst = other.peak, other.worst
+
+    def _count(self, bucket: datetime, told: tuple[float, float]) -> None:
+        """Of what several detectors say of one bucket the most certain counts."""
+        known = self.by_bucket.get(bucket, told)
+        self.by_bucket[bucket] = max(known, told, key=lambda each: (abs(each[0]) / each[1], each))
 
     @property
     def strength(self) -> float:
@@ -121,7 +131,10 @@ class _Evidence:
         Of nested slices it is largest in the guilty one: those around it have the same excess and more noise, those
         inside it part of both. Where a finding has no excess, its score.
         """
-        return abs(self.excess) / sqrt(self.noise2) if self.noise2 > 0 else self.peak
+        if not self.by_bucket:
+            return self.peak
+        excess = sum(excess for excess, _ in self.by_bucket.values())
+        return abs(excess) / sqrt(sum(noise * noise for _, noise in self.by_bucket.values()))
 
 
 @dataclass(slots=True)
@@ -162,11 +175,7 @@ class _Open:
 
     def absorb(self, other: "_Open") -> None:
         for series, evidence in other.by_series.items():
-            own = self.by_series.setdefault(series, _Evidence())
-            own.excess, own.noise2 = own.excess + evidence.excess, own.noise2 + evidence.noise2
-            own.buckets |= evidence.buckets
-            if evidence.peak > own.peak:
-                own.peak, own.worst = evidence.peak, evidence.worst
+            self.by_series.setdefault(series, _Evidence()).absorb(evidence)
         self.slices |= other.slices
         self.buckets |= other.buckets
         self.n_findings += other.n_findings
@@ -359,9 +368,7 @@ def _revision(
         revision=0 if each.last is None else each.last.revision + 1,
         model_name=lead.model_name,
         model_version=lead.model_version,
-        blamed_version=next(
-            (told.worst.blamed_version for _, told in ranked if told.worst and told.worst.blamed_version), ""
-        ),
+        blamed_version=_blamed(ranked),
         arm=lead.arm,
         metric=lead.metric,
         slice_key=lead.slice_key,
@@ -384,6 +391,15 @@ def _revision(
         notify=notify,
         reason=worst.reason if reason is None else reason,
     )
+
+
+def _blamed(ranked: Sequence[tuple[SeriesKey, _Evidence]]) -> str:
+    """The version that alone served the first contributor of the leading metric of which that is so, '' without one.
+
+    Of another metric a version may be to blame for something else.
+    """
+    mine = (told.worst for series, told in ranked if series.metric == ranked[0][0].metric)
+    return next((worst.blamed_version for worst in mine if worst is not None and worst.blamed_version), "")
 
 
 def _contributor(series: SeriesKey, evidence: _Evidence) -> Contributor:

@@ -100,6 +100,28 @@ def test_the_guilty_slice_gives_the_name_and_not_those_around_or_inside_it() -> 
     assert opened.n_findings == 4
 
 
+def test_a_version_is_to_blame_for_the_leading_metric_only() -> None:
+    of_several = finding(3, excess=80.0, noise=1.0)._replace(blamed_version="")
+    of_one = finding(3, IOS, metric="latency", excess=9.0, noise=1.0, version="3")
+    (opened,) = revisions([of_several, of_one], upto=4)
+    assert (opened.metric, opened.blamed_version) == ("errors", "")
+    (opened,) = revisions([of_several, of_one, finding(3, IOS, excess=40.0, noise=1.0)], upto=4)
+    assert (opened.metric, opened.blamed_version) == ("errors", "2")
+
+
+def test_an_excess_counts_once_however_many_detectors_find_it() -> None:
+    once = finding(3, IOS, excess=30.0, noise=4.0)
+    twice = finding(3, GERMANY, excess=25.0, noise=4.0)
+    (opened,) = revisions([once, twice, twice._replace(detector="level_shift")], upto=4)
+    assert opened.slice == IOS
+    assert [each["strength"] for each in json.loads(opened.contributors)] == [7.5, 6.25]
+
+
+def test_incidents_without_a_score_become_one_as_well() -> None:
+    told = revisions([finding(3, IOS, score=0.0), finding(4, ANDROID, score=0.0), finding(5, score=0.0)], upto=6)
+    assert "merged" in {each.state for each in told}
+
+
 def test_slices_of_one_family_share_an_incident_and_others_do_not() -> None:
     assert related([IOS], [GERMANY])
     assert related([GERMAN_IOS], [EVERYTHING])
