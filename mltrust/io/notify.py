@@ -20,8 +20,16 @@ def deliver(notice: Notice, target: Target) -> str | None:
     try:
         _SENDERS[target.kind](notice, address_of(target))
     except Exception as error:  # whatever one address makes a client raise, the others are to be told
-        return f"{type(error).__name__}: {error}"
+        return _without_secrets(f"{type(error).__name__}: {error}", target)
     return None
+
+
+def _without_secrets(text: str, target: Target) -> str:
+    """An error's text, which goes into tables and logs, without what the address has from the environment."""
+    for name in _VARIABLE.findall(target.address):
+        if value := os.environ.get(name):
+            text = text.replace(value, f"${{{name}}}")
+    return text
 
 
 def address_of(target: Target) -> str:

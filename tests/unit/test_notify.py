@@ -122,6 +122,13 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert "NO_SUCH_NAME" in str(deliver(notice(), Target("webhook", "${NO_SUCH_NAME}")))
 
 
+def test_an_error_does_not_tell_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_TOKEN", "t0k with spaces")
+    told = str(deliver(notice(), Target("webhook", "http://127.0.0.1:9/${HOOK_TOKEN}")))
+    assert "${HOOK_TOKEN}" in told
+    assert "t0k" not in told
+
+
 def test_a_webhook_is_an_address_of_the_web() -> None:
     assert "begins with http" in str(deliver(notice(), Target("webhook", "file:///etc/passwd")))
 
