@@ -123,10 +123,7 @@ def scanned(
     others = [] if is_idle else _of_others(lake, monitor, end)
     told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
-    waiting = keeper.tell(revisions, (), now)  # before the registry is needed, which may be down
-    decisions = keeper.decisions(live, end, now())
-    if decisions:
-        waiting = keeper.tell((), decisions, now)
+    decisions, waiting = decided_and_told(keeper, revisions, live, end, now)
     if last is None or last.upto != end or any(part.span.ranges for part in made):
         keeper.series(made, Known(end, inputs, series_hash(monitor), found.n_judged))
     view = View(
@@ -145,6 +142,19 @@ def scanned(
         judged=found.judged,
     )
     return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
+
+
+def decided_and_told(
+    keeper: "Keeper",
+    revisions: Sequence[Incident],
+    live: Sequence[Incident],
+    end: datetime,
+    now: Callable[[], datetime],
+) -> tuple[list[Decision], int]:
+    """All decisions, and how many notices still wait: incidents are told before the registry is asked."""
+    waiting = keeper.tell(revisions, (), now)
+    decisions = keeper.decisions(live, end, now())
+    return decisions, keeper.tell((), decisions, now) if decisions else waiting
 
 
 def floor(at: datetime, width: timedelta) -> datetime:

@@ -17,33 +17,31 @@ def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[s
     """Patterns that match no metric or slice, detectors without arms, rules that no finding is grave enough for."""
     metrics, keys = list(monitor.series.metrics), _keys(monitor.series.slices)
     for at, each in enumerate(monitor.detectors):
-        yield from _patterns(f"detectors.{at}", each.metrics, each.slices, metrics, keys)
+        yield from _of_metrics(f"detectors.{at}", each.metrics, metrics)
+        yield from _of_slices(f"detectors.{at}", each.slices, keys)
         if each.kind in DETECTORS and DETECTORS[each.kind].of_arms and monitor.series.arms is None:
             yield f"detectors.{at}: {each.kind} needs series.arms, which says what is compared"
-    for event in monitor.events:
-        yield from _patterns(f"events.{event.name}", event.metrics, event.slices, metrics, keys)
+    named = [(f"events.{each.name}", each.metrics, each.slices) for each in monitor.events]
+    named += [(f"rules.{each.name}", each.metrics, each.slices) for each in monitor.rules]
+    for where, of_metrics, of_slices in named:
+        of_drift = [each for each in of_metrics if _begins_alike(OF_DRIFT, each)]
+        yield from _of_metrics(where, [each for each in of_metrics if each not in of_drift], metrics)
+        if not of_drift:  # which is found in slices of its own
+            yield from _of_slices(where, of_slices, keys)
     for rule in monitor.rules:
-        yield from _patterns(f"rules.{rule.name}", rule.metrics, rule.slices, [*metrics, OF_DRIFT], keys)
         yield from _too_mild(rule, detections, metrics)
 
 
-def _patterns(
-    where: str,
-    of_metrics: Collection[str],
-    of_slices: Collection[str],
-    metrics: Collection[str],
-    keys: Collection[str],
-) -> Iterator[str]:
-    for pattern in of_metrics:
-        if not any(fnmatchcase(name, pattern) or _may_match(OF_DRIFT, name, pattern) for name in metrics):
-            yield f"{where}.metrics: {pattern!r} matches no metric; expected of {', '.join(metrics) or 'none'}"
-    for pattern in of_slices:
+def _of_metrics(where: str, patterns: Collection[str], metrics: Collection[str]) -> Iterator[str]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in metrics):
+            yield f"{where}.metrics: {pattern!r} matches no metric; expected of {', '.join(metrics)}"
+
+
+def _of_slices(where: str, patterns: Collection[str], keys: Collection[str]) -> Iterator[str]:
+    for pattern in patterns:
         if not fnmatchcase("overall", pattern) and not any(_begins_alike(key, pattern) for key in keys):
             yield f"{where}.slices: {pattern!r} matches no declared slice; expected overall, {', '.join(keys)}..."
-
-
-def _may_match(prefix: str, name: str, pattern: str) -> bool:
-    return name == prefix and _begins_alike(prefix, pattern)
 
 
 def _begins_alike(beginning: str, pattern: str) -> bool:

@@ -161,6 +161,11 @@ def test_nonsense_in_a_monitor_is_refused(folder: Path, old: str, new: str, expe
     assert str(path) in str(error.value) or "ranker_v9" in str(error.value)
 
 
+def test_a_rule_may_be_of_drift_which_has_slices_of_its_own(folder: Path) -> None:
+    path = edited(folder / "monitors/recommender.yaml", "[error_rate]", "['drift psi*'], slices: ['age:*']")
+    assert conf.load(path, "local").the_monitor().rules
+
+
 def test_text_that_is_no_yaml_is_named(folder: Path) -> None:
     path = folder / "contracts/recommendations.yaml"
     path.write_text("log: [")

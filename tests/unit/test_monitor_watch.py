@@ -21,7 +21,18 @@ from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span, problems
 from mltrust.verdicts import Verdict
-from mltrust.watch import Keeper, Known, Made, committed, going_on, not_ahead, reached, scanned, standing
+from mltrust.watch import (
+    Keeper,
+    Known,
+    Made,
+    committed,
+    decided_and_told,
+    going_on,
+    not_ahead,
+    reached,
+    scanned,
+    standing,
+)
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
@@ -236,3 +247,15 @@ def test_findings_ahead_of_the_clock_go() -> None:
     tables.append([ahead._asdict() | {"monitor_id": "m"}], "monitor_findings")
     keeper(tables).findings([], [], NOW, NOW + MINUTE)
     assert tables.rows_of["monitor_findings"] == []
+
+
+def test_incidents_are_told_before_the_registry_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(notify, "deliver", lambda notice, target: done.append("told"))
+    monkeypatch.setattr(
+        models, "named", lambda name, alias: done.append("asked") or models.Named(None, frozenset(), None)
+    )
+    watching = keeper(Tables(), replace(MONITOR, notify={"all": Target("file", "x")}))
+    decisions, waiting = decided_and_told(watching, [incident()], [incident()], NOW, lambda: NOW)
+    assert (done, waiting) == (["told", "asked"], 0)
+    assert [each.state for each in decisions] == ["refused"]
