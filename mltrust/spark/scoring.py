@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from mltrust.replay import compare
@@ -25,6 +26,7 @@ Scores = np.ndarray
 Predict = Callable[[pd.DataFrame], Scores]
 #: A row's columns for scoring beside its `features`: a hash of its key, and whether perturbations are tried on it.
 DRAW, IS_TRIED, PREVIOUS, LOGGED = "draw", "is_tried", "previous", "logged"
+_HAS_PREVIOUS = "has previous"
 # Rows tried alone in a task after their batch failed. Beyond, rows of a failing batch have the batch's error.
 _MAX_ALONE = 1000
 _MAX_ERROR = 300
@@ -91,8 +93,27 @@ def scored(rows: DataFrame, task: Task, keep: Sequence[str]) -> DataFrame:
     added = StructType.fromDDL(columns_of(task))
     assert isinstance(added, StructType)
     schema = StructType([*kept, *added])
-    needed = [*keep, *(name for name in ("features", DRAW, IS_TRIED, PREVIOUS, LOGGED) if name in rows.columns)]
-    return rows.select(*dict.fromkeys(needed)).mapInArrow(_scorer(task, tuple(keep), schema), schema)
+    tried = (DRAW, IS_TRIED) if task.perturbations else ()
+    needed = dict.fromkeys([*keep, *(name for name in (*tried, LOGGED) if name in rows.columns)])
+    given = rows.select(*needed, *_flat(rows, task))
+    return given.mapInArrow(_scorer(task, tuple(keep), schema), schema)
+
+
+def _flat_name(struct: str, field: str) -> str:
+    """No dot: mapInArrow finds its columns by name, and would take what stands before one for a struct."""
+    return f"{struct}/{field}"
+
+
+def _flat(rows: DataFrame, task: Task) -> list[Column]:
+    """The features that are read or changed as columns of their own: structs cost as much as all else on the way."""
+    wanted = {each.name for scorer in task.scorers for each in scorer.inputs}
+    wanted |= {name for each in task.perturbations for name in each.features}
+    found = []
+    for struct in (each for each in ("features", PREVIOUS) if each in rows.columns):
+        fields = rows.schema[struct].dataType
+        assert isinstance(fields, StructType)
+        found += [F.col(struct)[name].alias(_flat_name(struct, name)) for name in fields.names if name in wanted]
+    return [*found, F.col(PREVIOUS).isNotNull().alias(_HAS_PREVIOUS)] if PREVIOUS in rows.columns else found
 
 
 # Of this worker: models stay while tasks of one replay follow one another.
@@ -170,7 +191,7 @@ class Predicted(NamedTuple):
 def _of_batch(
     batch: pa.Table, task: Task, models: Sequence[Predict], budgets: Sequence[Budgets], *, noise: bool
 ) -> dict[str, object]:
-    columns, n = features_of(batch, "features"), batch.num_rows
+    columns, n = _of_struct(batch, "features"), batch.num_rows
     tried = _tried_rows(batch) if task.perturbations else np.empty(0, dtype=np.intp)
     variants = _variants(batch, task, columns, tried)
     found: dict[str, object] = {"ulps": pa.nulls(n, pa.int64())}
@@ -211,9 +232,9 @@ def _variants(batch: pa.Table, task: Task, columns: Mapping[str, np.ndarray], tr
     own = {name: values[tried] for name, values in columns.items()}
     draws = batch[DRAW].to_numpy()[tried].view(np.uint64)
     previous: dict[str, np.ndarray] = {}
-    if PREVIOUS in batch.column_names:
-        previous = {name: values[tried] for name, values in features_of(batch, PREVIOUS).items()}
-        previous["has_previous"] = np.asarray(batch[PREVIOUS].is_valid())[tried]
+    if _HAS_PREVIOUS in batch.column_names:
+        previous = {name: values[tried] for name, values in _of_struct(batch, PREVIOUS).items()}
+        previous["has_previous"] = np.asarray(batch[_HAS_PREVIOUS])[tried]
     return [_Variant(*perturbed(each, own, task.context, draws, previous)) for each in task.perturbations]
 
 
@@ -308,6 +329,17 @@ def _checked(scores: Scores, n: int) -> Scores:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+
+
+def _of_struct(batch: pa.Table, struct: str) -> dict[str, np.ndarray]:
+    """The columns that were fields of a struct, as `features_of` gives them."""
+    prefix = _flat_name(struct, "")
+    names = [name for name in batch.column_names if name.startswith(prefix)]
+    return {name.removeprefix(prefix): _values(_whole(batch[name])) for name in names}
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def features_of(batch: pa.Table, struct: str) -> dict[str, np.ndarray]:
