@@ -6,7 +6,7 @@ from datetime import datetime
 from pyspark.sql import SparkSession
 
 from mltrust import replaying, runtime
-from mltrust.conf import Conf
+from mltrust.conf import Conf, refuse
 from mltrust.errors import ConfError
 from mltrust.replay import masking
 from mltrust.spark import shadows
@@ -23,7 +23,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime, **files: str) -> Exit:
     names = masking.by_scrubbed(
         masking.plan(conf.contract), replay.slices.attributes, replay.slices.attributes, "slices"
     )
-    runtime.refuse(conf, names)
+    refuse(conf.path, names)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(replaying.FINDINGS)
     inputs = lake.versions("inference_log")

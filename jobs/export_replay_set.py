@@ -6,7 +6,7 @@ from datetime import datetime
 from pyspark.sql import SparkSession
 
 from mltrust import runtime
-from mltrust.conf import Conf
+from mltrust.conf import Conf, refuse
 from mltrust.errors import ConfError
 from mltrust.io import models, secrets
 from mltrust.replay import masking
@@ -36,7 +36,7 @@ def run(spark: SparkSession, conf: Conf, as_of: datetime) -> Exit:
         reads = {str(each): [name for name, *_ in each.inputs] for each in pair}
         by = replay.select.sample.by if replay.select.sample is not None else ()
         of_names = masking.by_scrubbed(scrubbing, replay.slices.attributes, by, "sample.by")
-        runtime.refuse(conf, models.mismatches(pair, conf.contract) + masking.problems(scrubbing, reads) + of_names)
+        refuse(conf.path, models.mismatches(pair, conf.contract) + masking.problems(scrubbing, reads) + of_names)
         read = {name: lake.read(name, version) for name, version in inputs.items()}
         rows = replay_sets.selected(read["inference_log"], replay, pair[0].version, as_of)
         rows = replay_sets.with_label(replay_sets.drawn(rows, replay), read.get("outcomes"), replay, as_of)

@@ -11,7 +11,7 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 
 from mltrust import landing, runtime, watch
-from mltrust.conf import Conf
+from mltrust.conf import Conf, refuse
 from mltrust.errors import ConfError
 from mltrust.io import tracking
 from mltrust.report.monitor import markdown, metrics, series_of
@@ -40,7 +40,7 @@ def run(
         lake.ensure(*landing.TABLES)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(*watch.READ[1:], *watch.WRITTEN)
-    runtime.refuse(conf, series.problems(lake.read("inference_log"), monitor))
+    refuse(conf.path, series.problems(lake.read("inference_log"), monitor))
     inputs = lake.versions(*watch.READ)
     first = None if since is None else runtime.parse_moment("--since", since)
     with runtime.tracked("monitor_metrics", conf, as_of, lake, inputs) as tracked:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -217,6 +217,12 @@ class Conf:
         return self.replay
 
 
+def refuse(path: Path, problems: Sequence[str]) -> None:
+    """Raises ConfError with all problems of a conf file, if there are any."""
+    if problems:
+        raise ConfError("\n".join(f"{path}: {problem}" for problem in problems))
+
+
 def load(config: Path, env: str) -> Conf:
     """The conf of a job whose subject is in `config`, whose folder says what it is; it names its `log`.
 
@@ -244,18 +250,16 @@ def load(config: Path, env: str) -> Conf:
     columns, resolved["metrics"] = (
         read(MetricColumns, columns_file) if columns_file.is_file() else (MetricColumns(), {})
     )
-    if experiment is not None and (problems := _problems(experiment, columns, contract)):
-        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
-    if training_set is not None and (problems := training_set.problems(contract.feature_types())):
-        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
-    if drift is not None and (problems := drift.problems(contract.feature_types(), contract.columns())):
-        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
-    if monitor is not None and (
-        problems := monitor_problems(monitor, contract.columns()) + _arm_problems(monitor, root / "experiments")
-    ):
-        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
-    if replay is not None and (problems := _replay_problems(replay, contract)):
-        raise ConfError("\n".join(f"{config}: {problem}" for problem in problems))
+    if experiment is not None:
+        refuse(config, _problems(experiment, columns, contract))
+    if training_set is not None:
+        refuse(config, training_set.problems(contract.feature_types()))
+    if drift is not None:
+        refuse(config, drift.problems(contract.feature_types(), contract.columns()))
+    if monitor is not None:
+        refuse(config, monitor_problems(monitor, contract.columns()) + _arm_problems(monitor, root / "experiments"))
+    if replay is not None:
+        refuse(config, _replay_problems(replay, contract))
     # What the result depends on: where it is kept is not part of it.
     limits = {name: settings_plain.get(name, {}) for name in ("limits", "health", "ingest")}
     hashed = resolved | {"settings": limits if config.parent.name == "contracts" else limits["limits"]}

@@ -14,8 +14,7 @@ from typing import NamedTuple, cast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mltrust import runtime
-from mltrust.conf import Conf
+from mltrust.conf import Conf, refuse
 from mltrust.errors import DataError, PlatformError
 from mltrust.io import models
 from mltrust.io.models import Registered
@@ -101,7 +100,7 @@ class Work:
 def begin(conf: Conf, lake: Lakehouse, tracked: Tracked, kind: str = "replay") -> Work:
     """The models by the versions that they have now. ConfError where the log cannot give them what they read."""
     champion, candidate = pair = models.resolved(conf.the_replay())
-    runtime.refuse(conf, models.mismatches(pair, conf.contract))
+    refuse(conf.path, models.mismatches(pair, conf.contract))
     work = Work(conf, lake, tracked, champion, candidate, kind)
     work.announce("running")
     tracked.run.params({"champion": str(champion), "candidate": str(candidate)})

@@ -249,12 +249,6 @@ def units_built(lake: Lakehouse, conf: Conf, as_of: datetime) -> Versions:
     return {**lake.versions("exposures", "unit_days"), **last.input_versions}
 
 
-def refuse(conf: Conf, problems: Sequence[str]) -> None:
-    """Raises ConfError with all problems of a conf file, if there are any."""
-    if problems:
-        raise ConfError("\n".join(f"{conf.path}: {problem}" for problem in problems))
-
-
 def parse_as_of(text: str) -> datetime:
     """The UTC midnight in ISO 8601 that `text` names; ConfError for anything else."""
     try:

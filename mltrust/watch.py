@@ -373,9 +373,8 @@ class Keeper:
         aliases = {each.alias for each in self._monitor.rules}
         try:
             registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
-        except (
-            Exception
-        ) as error:  # whatever its client raises: watching and paging go on, and the next scan asks again
+        except Exception as error:
+            # Whatever its client raises: watching and paging go on, and the next scan asks again.
             log.warning("registry: %s: %s", type(error).__name__, error)
             return past
         made = self._decided(live, past, registries, upto, now)

@@ -23,12 +23,12 @@ def scrub_key(where: str) -> Key:
         return Key(secret.encode())
     scope, _, key = name.partition("/")
     if source == "databricks" and scope and key:
+        scopes = _databricks()
         try:
-            return Key(_databricks().get(scope, key).encode())
-        except ConfError:
-            raise
+            secret = scopes.get(scope, key)
         except Exception as error:  # of whatever the platform's client is made
             raise ConfError(f"scrub_key: {where} cannot be read: {type(error).__name__}: {error}") from None
+        return Key(secret.encode())
     raise ConfError(f"scrub_key is {where!r}, expected env:<variable> or databricks:<scope>/<name>")
 
 

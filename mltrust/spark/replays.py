@@ -36,7 +36,7 @@ from mltrust.replay.spec import PROMISES, Perturbation, Replay
 from mltrust.slices import MISSING, OTHER, OVERALL, Slice, name_slice
 from mltrust.spark.moments import Block, CellSet, cells
 from mltrust.spark.replay_sets import KEY
-from mltrust.spark.scoring import DRAW, IS_TRIED, LOGGED, PREVIOUS, features_of
+from mltrust.spark.scoring import DRAW, IS_TRIED, LOGGED, PREVIOUS, arrays
 from mltrust.spark.units import slice_value
 from mltrust.states.moments import Moments
 
@@ -101,8 +101,8 @@ def context(rows: DataFrame, types: Mapping[str, FeatureType]) -> Context:
         name: Spread(*(nan if (value := found[f"{what} {name}"]) is None else value for what in Spread._fields))
         for name in numbers
     }
-    donors = rows.orderBy(F.xxhash64(F.lit("donor"), *KEY), *KEY).limit(_N_DONORS).select("features").toArrow()
-    return Context(types, spreads, features_of(donors, "features") if donors.num_rows else {})
+    donors = rows.orderBy(F.xxhash64(F.lit("donor"), *KEY), *KEY).limit(_N_DONORS).select("features.*").toArrow()
+    return Context(types, spreads, arrays(donors) if donors.num_rows else {})
 
 
 def joined(replayed: DataFrame, replay_set: DataFrame) -> DataFrame:

@@ -99,7 +99,7 @@ def scored(rows: DataFrame, task: Task, keep: Sequence[str]) -> DataFrame:
     return given.mapInArrow(_scorer(task, tuple(keep), schema), schema)
 
 
-def _flat_name(struct: str, field: str) -> str:
+def _flat_name(struct: str, field: str = "") -> str:
     """No dot: mapInArrow finds its columns by name, and would take what stands before one for a struct."""
     return f"{struct}/{field}"
 
@@ -191,7 +191,7 @@ class Predicted(NamedTuple):
 def _of_batch(
     batch: pa.Table, task: Task, models: Sequence[Predict], budgets: Sequence[Budgets], *, noise: bool
 ) -> dict[str, object]:
-    columns, n = _of_struct(batch, "features"), batch.num_rows
+    columns, n = arrays(batch, _flat_name("features")), batch.num_rows
     tried = _tried_rows(batch) if task.perturbations else np.empty(0, dtype=np.intp)
     variants = _variants(batch, task, columns, tried)
     found: dict[str, object] = {"ulps": pa.nulls(n, pa.int64())}
@@ -233,7 +233,7 @@ def _variants(batch: pa.Table, task: Task, columns: Mapping[str, np.ndarray], tr
     draws = batch[DRAW].to_numpy()[tried].view(np.uint64)
     previous: dict[str, np.ndarray] = {}
     if _HAS_PREVIOUS in batch.column_names:
-        previous = {name: values[tried] for name, values in _of_struct(batch, PREVIOUS).items()}
+        previous = {name: values[tried] for name, values in arrays(batch, _flat_name(PREVIOUS)).items()}
         previous["has_previous"] = np.asarray(batch[_HAS_PREVIOUS])[tried]
     return [_Variant(*perturbed(each, own, task.context, draws, previous)) for each in task.perturbations]
 
@@ -331,25 +331,14 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
 
 
-def _of_struct(batch: pa.Table, struct: str) -> dict[str, np.ndarray]:
-    """The columns that were fields of a struct, as `features_of` gives them."""
-    prefix = _flat_name(struct, "")
+def arrays(batch: pa.Table, prefix: str = "") -> dict[str, np.ndarray]:
+    """The columns with the prefix, by what follows it: numbers with nan, text and booleans as objects with None."""
     names = [name for name in batch.column_names if name.startswith(prefix)]
     return {name.removeprefix(prefix): _values(_whole(batch[name])) for name in names}
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
-def features_of(batch: pa.Table, struct: str) -> dict[str, np.ndarray]:
-    """The fields of a struct column as arrays: numbers with nan, text and booleans as objects with None."""
-    column = batch[struct].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    return {
-        field.name: _values(array) for field, array in zip(column.type, column.flatten(), strict=True)
-    }  # fmt: skip
 
 
 def _values(array: pa.Array) -> np.ndarray:
