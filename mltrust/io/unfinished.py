@@ -21,9 +21,9 @@ _YOUNG = 5
 def remove_unfinished(table: str) -> None:
     """Removes the log folder of a table of which no version was ever committed; no data lie below it.
 
-    Nothing is removed together with what it holds: a commit that arrives meanwhile stays, and so does a log that was
-    written to within the last seconds. Raises DataError where the log holds a commit after all, and where the table
-    does not lie on this machine.
+    Nothing is removed together with what it holds: a commit that arrives meanwhile stays. A log that was written to
+    within the last seconds is given time to become a table, and left alone if it is written to again. Raises
+    DataError where the log holds a commit after all, and where the table does not lie on this machine.
     """
     folder = Path(table.removeprefix("file:"))
     log = folder / "_delta_log"
@@ -33,11 +33,18 @@ def remove_unfinished(table: str) -> None:
             f"remove {table}/_delta_log if it holds no {0:020}.json and nothing else is running"
         )
     with suppress(FileNotFoundError):  # another writer removed the same
-        left = sorted(log.iterdir())
+        time.sleep(max(0.0, _YOUNG - _age(log)))
+        left = sorted(log.rglob("*"), reverse=True)  # what a folder holds before the folder
         if committed := [path.name for path in left if _COMMITTED.match(path.name)]:
-            raise DataError(f"{table} is no table though its log holds {committed[0]}")
-        if time.time() - log.stat().st_mtime > _YOUNG:
-            with suppress(OSError):  # a commit that arrived, or what is no file: making the table again tells
+            raise DataError(f"{table} is no table though its log holds {committed[-1]}")
+        if _age(log) >= _YOUNG:
+            with suppress(OSError):  # a commit that arrived: making the table again tells
                 for path in left:
-                    path.unlink()
+                    path.rmdir() if path.is_dir() else path.unlink()
                 log.rmdir()
+
+
+def _age(log: Path) -> float:
+    """Seconds since something was made in a log or its folders."""
+    folders = [log, *(path for path in log.rglob("*") if path.is_dir())]
+    return time.time() - max(folder.stat().st_mtime for folder in folders)

@@ -236,9 +236,11 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
 def unfinished(root: Path) -> Path:
     """The log of a table whose making was cut off a minute ago."""
     log = root / "recommendations/ingest_batches/_delta_log"
-    log.mkdir(parents=True)
+    staged = log / "_staged_commits"
+    staged.mkdir(parents=True)
     (log / f".{0:020}.json.5d3c.tmp").write_text("{")
-    os.utime(log, (time.time() - 60,) * 2)
+    for folder in (staged, log):
+        os.utime(folder, (time.time() - 60,) * 2)
     return log
 
 
@@ -270,11 +272,20 @@ def test_the_table_of_a_writer_that_is_alive_is_waited_for(
     assert [path.name for path in sorted(log.glob("*.json"))] == [f"{0:020}.json"]
 
 
-def test_a_log_that_was_just_written_to_or_is_gone_is_left_alone(tmp_path: Path) -> None:
-    log = unfinished(tmp_path)
+def test_a_log_that_is_being_written_to_or_is_gone_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, waited = unfinished(tmp_path), list[float]()
+
+    def written_again(seconds: float) -> None:
+        waited.append(seconds)
+        os.utime(log)
+
     os.utime(log)
+    monkeypatch.setattr(time, "sleep", written_again)
     remove_unfinished(str(log.parent))
-    assert len(list(log.iterdir())) == 1
+    assert len(list(log.iterdir())) == 2
+    assert waited == [pytest.approx(5, abs=1)]
     shutil.rmtree(log)
     remove_unfinished(str(log.parent))
     with pytest.raises(
