@@ -379,7 +379,7 @@ def _names_at(spec: object, path: tuple[int | str, ...]) -> list[str]:
     return _names_at(inner[0], path[1:]) if inner else []
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
     """Refuses a key given twice, of which plain YAML keeps the last without a word."""
 
 
@@ -392,7 +392,8 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[ob
             raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key.start_mark)
         seen.add(name)
     loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
+    mapping: dict[object, object] = loader.construct_mapping(node, deep=True)
+    return mapping
 
 
 _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)

@@ -151,6 +151,7 @@ def test_a_rule_refuses_nonsense(field: str, value: float) -> None:
         AttributionRule(**{field: value})
 
 
+@pytest.mark.slow
 def test_clean_windows_breach_as_often_as_q_says() -> None:
     """400 windows of 200 units against 800, q = 0.05 without floors: within 99.9 % of the binomial law."""
     rule = AttributionRule(q=0.05, rel_floor=0, share_floor=0)

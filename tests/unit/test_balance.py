@@ -186,6 +186,7 @@ def test_nobody_and_buckets_have_nothing_that_fails() -> None:
     assert found([Group("c", 30), Group("t", 30)], unit="bucket_id", buckets={"1": "c", "2": "t"}) == {}
 
 
+@pytest.mark.slow
 def test_balanced_arms_fail_as_rarely_as_promised() -> None:
     rng = np.random.default_rng(11)
     failed = 0

@@ -64,6 +64,7 @@ def test_non_inferiority_passes_a_treatment_exactly_at_its_margin_at_its_level(
     )
 
 
+@pytest.mark.slow
 def test_srm_of_four_arms_rejects_a_fair_split_at_its_level() -> None:
     rng, weights = np.random.default_rng(6), (50, 30, 15, 5)
     counts = rng.multinomial(10_001, np.array(weights) / sum(weights), RUNS).tolist()
@@ -92,6 +93,7 @@ def slices(rng: np.random.Generator, effects: FloatArray, *, runs: int = RUNS) -
 EFFECTS_OF_MEAN_ZERO = np.array([3.0, -2.0, -3.0, 0.0])  # 0.4·3 - 0.3·2 - 0.2·3 = 0
 
 
+@pytest.mark.slow
 def test_post_stratification_rejects_at_its_level_where_the_effects_of_slices_average_to_nothing() -> None:
     drawn = list(slices(np.random.default_rng(8), EFFECTS_OF_MEAN_ZERO, runs=8000))
     assert_level(post_stratified(pairs).pvalue for pairs in drawn)
@@ -100,6 +102,7 @@ def test_post_stratification_rejects_at_its_level_where_the_effects_of_slices_av
     assert np.mean(known) > 0.08
 
 
+@pytest.mark.slow
 def test_the_relative_interval_of_post_stratification_holds_the_truth_at_its_level() -> None:
     effects = EFFECTS_OF_MEAN_ZERO + 2.0
     truth = SHARES @ effects / (SHARES @ BASE)

@@ -81,6 +81,7 @@ def logged(rng: Draw, n: int) -> tuple[np.ndarray, np.ndarray]:
     return rewards, np.where(action == 1, 0.8, 0.2) / 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["ipw", "snipw"])
 def test_intervals_cover_the_truth_as_often_as_they_say(estimator: str) -> None:
     truth, rng, n_runs = 0.8 * 0.3 + 0.2 * 0.1, np.random.default_rng(6), 200

@@ -452,6 +452,7 @@ def assert_reached(found: list[bool], power: float, *, or_more: bool = False) ->
     assert or_more or sum(found) <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_past", [False, True])
 def test_experiments_of_the_planned_weeks_find_the_planned_effects(by_past: bool) -> None:
     spec = two_weeks(metrics=(MONEY, SLOW), pre_days=14)

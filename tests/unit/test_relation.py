@@ -115,6 +115,7 @@ def test_a_rule_refuses_nonsense(field: str, value: float) -> None:
         RelationRule(**{field: value})
 
 
+@pytest.mark.slow
 def test_clean_windows_seldom_breach() -> None:
     """150 windows of 2,000 rows in 10 cells, q = 0.05 without floor: at most the 99.9 % quantile."""
     rule = RelationRule(q=0.05, floor=0)

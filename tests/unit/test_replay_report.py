@@ -1,5 +1,6 @@
 """What exports and replays say of themselves: JUnit XML that CI reads, pages that lead with why, secrets unsaid."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -122,6 +123,7 @@ def test_the_key_comes_from_the_environment_and_is_asked_for_by_name(monkeypatch
     monkeypatch.setenv("A_KEY", "0123456789abcdef")
     assert len(scrub_key("env:A_KEY").key_id) == 16
     monkeypatch.delenv("A_KEY")
+    monkeypatch.setitem(sys.modules, "databricks.sdk.runtime", None)
     for where, message in (
         ("env:A_KEY", "A_KEY is not set in the environment"),
         ("databricks:scope/name", "there is no Databricks here"),

@@ -223,6 +223,7 @@ def srm_pvalues(units: int, shares: list[float], truth: list[float], concentrati
     return always_valid_pvalue(evidence)[:, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.9, 0.1], [0.5, 0.3, 0.2]])
 def test_sixty_looks_at_a_fair_split_rarely_find_a_mismatch(shares: list[float]) -> None:
     pvalues = srm_pvalues(500, shares, shares, srm_concentration(0), seed=1)
