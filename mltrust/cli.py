@@ -161,7 +161,10 @@ def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequen
         steps.append(_Step("analyze_experiment", config, Exit.of(verdict_of(name, truths))))
     steps.append(_Step("plan_experiment", folder / "experiments" / f"{_PLANNED}.yaml", Exit.PASS, over))
     drifts = Exit.BREACH if simulation.drifts else Exit.PASS
-    steps.append(_Step("detect_drift", folder / "monitors" / "recommender.yaml", drifts, over))
+    watched = folder / "monitors" / "recommender.yaml"
+    steps.append(_Step("detect_drift", watched, drifts, over))
+    is_open = Exit.BREACH if simulation.drifts or simulation.outages else Exit.PASS
+    steps.append(_Step("monitor_metrics", watched, is_open, over))
     better, overfit = (folder / "replays" / f"{name}.yaml" for name in (BETTER, OVERFIT))
     steps += [
         _Step("export_replay_set", better, Exit.PASS),
@@ -192,7 +195,7 @@ def _read(conf: Conf) -> Found:
     lake = runtime.lakehouse(runtime.session(conf.settings), conf)
     rows = {
         name: [row.asDict() for row in lake.read(name).collect()]
-        for name in ("experiment_effects", "experiment_checks", "replay_findings")
+        for name in ("experiment_effects", "experiment_checks", "replay_findings", "incidents", "decisions")
     }
     is_of_all = (F.col("slice_key") == "") & (F.col("reference") == "fixed") & F.col("column").startswith("features.")
     drift = [row.asDict() for row in lake.read("drift_findings").where(is_of_all).collect()]
@@ -204,7 +207,10 @@ def _read(conf: Conf) -> Found:
     by_table = {row["kind"]: row["n"] for row in books}
     duplicates = {stream: by_table.get(table, 0) for stream, table in _STREAMS.items()}
     found = (rows["experiment_effects"], rows["experiment_checks"], drift, rejects, duplicates)
-    return Found(*found, replays=rows["replay_findings"])
+    newest = {row["incident_id"]: row for row in sorted(rows["incidents"], key=lambda row: row["revision"])}
+    return Found(
+        *found, replays=rows["replay_findings"], incidents=list(newest.values()), decisions=rows["decisions"]
+    )
 
 
 def _print_table(compared: Sequence[Compared]) -> None:
@@ -232,6 +238,7 @@ def _print_end(compared: Sequence[Compared], alarms: Sequence[str], seconds: flo
         "\nWhere to look:\n"
         "  make ui                              the runs, at http://127.0.0.1:5000: verdict, readout, forest plot\n"
         "  notebooks/experiment_readout.ipynb   the same from the Delta tables\n"
+        "  .lakehouse/recommendations/_monitor/recommender/index.html   the monitor's page\n"
         "  .lakehouse/recommendations/          the tables; .lakehouse/truth/demo.json what was planted"
     )
 

@@ -42,19 +42,57 @@ class Tracking:
 
 
 @dataclass(frozen=True, slots=True)
+class Kafka:
+    """Topics from which ingest takes too: a message is what a line of a landing file is.
+
+    `options` are those of Spark's Kafka source, `kafka.` before those of the consumer. `${NAME}` in them is taken
+    from the environment, so that no secret is in the conf.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    servers: str
+    topics: dict[Literal["records", "outcomes"], str]
+    max_messages_per_batch: int = 100_000
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.servers or not self.topics or not all(self.topics.values()):
+            raise ValueError("servers and topics: expected host:port, and a topic of records, of outcomes or of both")
+        if self.max_messages_per_batch < 1:
+            raise ValueError(f"max_messages_per_batch is {self.max_messages_per_batch}, expected 1 or more")
+        if given := sorted({each.lower() for each in self.options} & _FIXED_OF_KAFKA):
+            raise ValueError(f"options: {', '.join(given)} cannot be given: what is read, and once, rests on it")
+
+
+_FIXED_OF_KAFKA = {
+    *("subscribe", "assign", "subscribepattern", "kafka.bootstrap.servers", "maxoffsetspertrigger", "failondataloss"),
+    "includeheaders",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Ingest:
-    """Limits of ingest: files in one batch, and the share of rejects above which the job ends with 4."""
+    """Limits of ingest: files in one batch, and the share of rejects above which the job ends with 4.
+
+    Beside the landing folder it takes from `kafka` where that is given.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     max_files_per_batch: int = 1000
     max_reject_share: float = 0.05
+    kafka: Kafka | None = None
 
     def __post_init__(self) -> None:
         if self.max_files_per_batch < 1:
             raise ValueError(f"max_files_per_batch is {self.max_files_per_batch}, expected 1 or more")
         if not 0 <= self.max_reject_share <= 1:
             raise ValueError(f"max_reject_share is {self.max_reject_share}, expected a share in [0, 1]")
+
+    def topic(self, kind: Literal["records", "outcomes"]) -> str | None:
+        """The topic of records or of outcomes, where there is one."""
+        return None if self.kafka is None else self.kafka.topics.get(kind)
 
 
 @dataclass(frozen=True, slots=True)

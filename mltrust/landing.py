@@ -1,71 +1,113 @@
-"""Landing files taken into the log and the outcomes: every record once, rejects with reasons, balanced books."""
+"""Landing files and topics taken into the log and the outcomes: every record once, rejects, balanced books."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
+from pyspark.sql.types import StructType
 
 from mltrust import runtime
 from mltrust.conf import Conf
+from mltrust.contract import Contract
 from mltrust.formats.files import Stream
-from mltrust.spark import logs
+from mltrust.io.secrets import from_environment
+from mltrust.spark import kafka, logs
+from mltrust.spark.logs import Batch
 
 log = logging.getLogger("mltrust")
 KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
 TABLES = (*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "ingest_batches")
 
 
+class Inlet(NamedTuple):
+    """A place that records of a table come from: its name for people, that of its progress, and how it is read."""
+
+    table: str
+    where: str
+    checkpoint: str
+    batch_of: Callable[[DataFrame], Batch]
+    parse: Callable[[DataFrame, Batch, Contract, Stream, StructType], DataFrame]
+
+
 def ingest_all(spark: SparkSession, conf: Conf) -> bool:
-    """Takes what is new in the landing folders of every kind; whether there is any such folder."""
+    """Takes what is new at every inlet of every kind; whether there is any."""
     are_there = [ingest_table(spark, conf, table) for table in KINDS]
     return any(are_there)
 
 
 def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
-    """Takes what is new in the table's landing folder; whether there is such a folder."""
-    folder = conf.settings.landing_folder(conf.log, KINDS[table])
-    if not logs.is_there(spark, folder):
-        log.info("%s: no landing folder %s", table, folder)
-        return False
-    try:
-        arriving(spark, conf, table, folder).trigger(availableNow=True).start().awaitTermination()
-    except Exception as error:
-        raise logs.operators_mistake(error, folder) or error from None
-    return True
+    """Takes what is new of the table in its landing folder and its topic; whether there is either."""
+    found = inlets(spark, conf, table)
+    for inlet, arrivals in found:
+        with explained(inlet.where):
+            query(spark, conf, inlet, arrivals).trigger(availableNow=True).start().awaitTermination()
+    return bool(found)
 
 
 def started(spark: SparkSession, conf: Conf, seconds: float) -> list[StreamingQuery]:
-    """The queries that take files in as they arrive, one per kind; landing folders that are missing are made."""
+    """The queries that take in what arrives, one per inlet; a missing landing folder is made if there is no topic."""
     found = []
-    for table in KINDS:
-        folder = conf.settings.landing_folder(conf.log, KINDS[table])
-        logs.made(spark, folder)
-        query = arriving(spark, conf, table, folder).queryName(f"ingest {table}")
-        found.append(query.trigger(processingTime=f"{seconds:g} seconds").start())
+    for table, kind in KINDS.items():
+        if conf.settings.ingest.topic(kind) is None:
+            logs.made(spark, conf.settings.landing_folder(conf.log, kind))
+        for inlet, arrivals in inlets(spark, conf, table):
+            named = query(spark, conf, inlet, arrivals).queryName(f"ingest {table} from {inlet.where}")
+            found.append(named.trigger(processingTime=f"{seconds:g} seconds").start())
     return found
 
 
-def arriving(spark: SparkSession, conf: Conf, table: str, folder: str) -> DataStreamWriter:
-    """The query of a landing folder, not started yet. Its checkpoint is the same however it is triggered."""
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Says what an operator can mend about a query that failed."""
+    try:
+        yield
+    except Exception as error:
+        raise logs.operators_mistake(error, where) or error from None
+
+
+def inlets(spark: SparkSession, conf: Conf, table: str) -> list[tuple[Inlet, DataFrame]]:
+    """A table's landing folder, where it is there, and its topic, where the conf names one; and what arrives."""
+    settings, kind, found = conf.settings.ingest, KINDS[table], list[tuple[Inlet, DataFrame]]()
+    folder = conf.settings.landing_folder(conf.log, kind)
+    if logs.is_there(spark, folder):
+        files = logs.arrivals(spark, folder, settings.max_files_per_batch)
+        name = f"{table}-{logs.short_hash(folder)}"
+        found.append((Inlet(table, folder, name, logs.batch_of, logs.parse), files))
+    else:
+        log.info("%s: no landing folder %s", table, folder)
+    if (given := settings.kafka) is not None and (topic := settings.topic(kind)) is not None:
+        options = {name: from_environment(text, f"kafka: {name}") for name, text in given.options.items()}
+        with explained(f"kafka:{topic}"):
+            messages = kafka.arrivals(spark, given.servers, topic, options, given.max_messages_per_batch)
+        name = f"{table}-kafka-{logs.short_hash(topic)}"
+        found.append((Inlet(table, f"kafka:{topic}", name, kafka.batch_of, kafka.parse), messages))
+    return found
+
+
+def query(spark: SparkSession, conf: Conf, inlet: Inlet, arrivals: DataFrame) -> DataStreamWriter:
+    """The query of an inlet, not started yet. Its checkpoint is the same however it is triggered."""
     checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
-    files = logs.arrivals(spark, folder, conf.settings.ingest.max_files_per_batch)
-    return files.writeStream.foreachBatch(partial(ingest_batch, conf=conf, table=table)).option(
-        "checkpointLocation", f"{checkpoint}/{table}-{logs.short_hash(folder)}"
+    return arrivals.writeStream.foreachBatch(partial(ingest_batch, conf=conf, inlet=inlet)).option(
+        "checkpointLocation", f"{checkpoint}/{inlet.checkpoint}"
     )
 
 
-def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, table: str) -> None:
-    """One batch of landing files. Done again after a crash, it comes to the same end."""
-    spark, batch = arrived.sparkSession, logs.batch_of(arrived)
+def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, inlet: Inlet) -> None:
+    """One batch of an inlet. Done again after a crash, it comes to the same end."""
+    table, batch = inlet.table, inlet.batch_of(arrived)
     if not batch.files:
         return
-    lake, ingested_at = runtime.lakehouse(spark, conf), datetime.now(UTC)
+    lake, ingested_at = runtime.lakehouse(arrived.sparkSession, conf), datetime.now(UTC)
     stored, key = lake.read(table), lake.tables[table].key
-    with logs.kept(logs.parse(spark, batch, conf.contract, KINDS[table], stored.schema)) as parsed:
+    parsed = inlet.parse(arrived, batch, conf.contract, KINDS[table], stored.schema)
+    with logs.kept(parsed):
         held = logs.contents(parsed)
         arriving = logs.arriving(logs.ranked(parsed, key), stored.schema, batch.batch_id, ingested_at)
         lake.insert_new(arriving, table, held.dates)

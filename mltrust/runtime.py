@@ -26,12 +26,14 @@ from mltrust.conf import Conf, Settings
 from mltrust.errors import ConfError, DataError, MltrustError, PlatformError
 from mltrust.io import tracking
 from mltrust.io.tables import Lakehouse, Versions
+from mltrust.spark.logs import operators_mistake
 from mltrust.spark.units import EVERYONE
 from mltrust.verdicts import Exit, Verdict
 
 log = logging.getLogger("mltrust")
 
 DELTA_PACKAGE = "io.delta:delta-spark_4.1_2.13:4.4.0"
+KAFKA_PACKAGE = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.1.1"
 _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -83,7 +85,7 @@ def _new_session(settings: Settings, app: str) -> SparkSession:
             **_DELTA,
             **_SEMANTICS,
             **_SMALL_TABLES,
-            "spark.jars.packages": DELTA_PACKAGE,
+            "spark.jars.packages": ",".join([DELTA_PACKAGE] + [KAFKA_PACKAGE] * (settings.ingest.kafka is not None)),
             "spark.jars.ivySettings": str(ivy),
             "spark.sql.warehouse.dir": str(Path(settings.root, "warehouse").absolute()),
             **settings.spark,
@@ -305,7 +307,7 @@ def until_stopped(queries: Sequence[StreamingQuery]) -> None:
             pass
         for query in queries:
             if (error := query.exception()) is not None:
-                raise error
+                raise operators_mistake(error, query.name) or error
     finally:
         for query in queries:
             query.stop()

@@ -2,17 +2,16 @@
 
 import json
 import os
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from mltrust.errors import ConfError
+from mltrust.io.secrets import VARIABLE, from_environment
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.spec import Target
 
 _TIMEOUT_SECONDS = 10.0
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def deliver(notice: Notice, target: Target) -> str | None:
@@ -26,7 +25,7 @@ def deliver(notice: Notice, target: Target) -> str | None:
 
 def _without_secrets(text: str, target: Target) -> str:
     """An error's text, which goes into tables and logs, without what the address has from the environment."""
-    for name in _VARIABLE.findall(target.address):
+    for name in VARIABLE.findall(target.address):
         if value := os.environ.get(name):
             text = text.replace(value, f"${{{name}}}")
     return text
@@ -34,10 +33,7 @@ def _without_secrets(text: str, target: Target) -> str:
 
 def address_of(target: Target) -> str:
     """The address with `${NAME}` from the environment; ConfError where that has no such name."""
-    missing = [name for name in _VARIABLE.findall(target.address) if name not in os.environ]
-    if missing:
-        raise ConfError(f"notify: {target.address} needs {', '.join(missing)} in the environment")
-    return _VARIABLE.sub(lambda found: os.environ[found[1]], target.address)
+    return from_environment(target.address, f"notify: {target.address}")
 
 
 class _Unmoved(urllib.request.HTTPRedirectHandler):

@@ -1,10 +1,21 @@
 """Secrets, by where they are: the environment, or a Databricks secret scope. They are in no conf, log or table."""
 
 import os
+import re
 from typing import Protocol, cast
 
 from mltrust.errors import ConfError
 from mltrust.replay.masking import Key
+
+#: What stands for a value of the environment: `${NAME}`.
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def from_environment(text: str, what: str) -> str:
+    """`text` with `${NAME}` from the environment; ConfError, which says `what` that is, where it has no such name."""
+    if missing := [name for name in VARIABLE.findall(text) if name not in os.environ]:
+        raise ConfError(f"{what} needs {', '.join(missing)} in the environment")
+    return VARIABLE.sub(lambda found: os.environ[found[1]], text)
 
 
 class _Secrets(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from mltrust.monitor.finding import OF_DRIFT
 from mltrust.simulate.truth import Planted
 from mltrust.verdicts import Verdict, combine
 
@@ -12,7 +13,7 @@ Row = Mapping[str, object]
 class Found(NamedTuple):
     """Rows of the result tables, as dicts, and the rejects and duplicates counted from them.
 
-    `drift` are findings of features of a model in its last window, against its past.
+    `drift` are findings of features of a model in its last window, against its past; `incidents` as they stand.
     """
 
     effects: Sequence[Row]
@@ -21,6 +22,8 @@ class Found(NamedTuple):
     rejects: Mapping[tuple[str, str], int]
     duplicates: Mapping[str, int]
     replays: Sequence[Row] = ()
+    incidents: Sequence[Row] = ()
+    decisions: Sequence[Row] = ()
 
 
 class Compared(NamedTuple):
@@ -48,6 +51,11 @@ def _found(row: Planted, planted: Sequence[Planted], found: Found) -> str:
         return _drifted(row, planted, found.drift)
     if row.kind in ("replay", "shadow"):
         return _of_replay(row, found.replays)
+    if row.kind == "incident":
+        return _of_incident(row, found.incidents)
+    if row.kind == "decision":
+        done = [each for each in found.decisions if (each["action"], each["state"]) == ("stop", "done")]
+        return str(sum(each["model_name"] == row.model_name for each in done))
     where: dict[str, object] = {"experiment_id": row.experiment_id, "slice_key": row.slice_key}
     if row.kind == "simpson":
         rows, where = found.checks, where | {"check": "simpson", "metric": row.metric}
@@ -94,13 +102,37 @@ def _of_replay(row: Planted, findings: Sequence[Row]) -> str:
     return str(combine(Verdict(str(each["verdict"])) for each in own))
 
 
+def _of_incident(row: Planted, incidents: Sequence[Row]) -> str:
+    """Breach where the model has one incident beside those of drift and it is named as planted, else their names."""
+    own = [each for each in incidents if each["model_name"] == row.model_name and not _is_of_drift(each)]
+    names = [(each["metric"], each["slice_key"], each["slice_value"]) for each in own]
+    if names == [(row.metric, row.slice_key, row.slice_value)]:
+        return str(Verdict.BREACH)
+    return " and ".join(f"{metric} in {key or 'all'}:{value}" for metric, key, value in names) or "nothing"
+
+
+def _is_of_drift(incident: Row) -> bool:
+    return str(incident["metric"]).startswith(OF_DRIFT)
+
+
 def unplanted(planted: Sequence[Planted], found: Found) -> list[str]:
     """Failed checks and decision-set breaches that no planted truth explains, in words.
 
     A mismatch or a reversal planted in an attribute also shows in the crossings with that attribute.
     """
     alarms = [row for row in (*found.effects, *found.checks) if row["decides"] and row["verdict"] == Verdict.BREACH]
-    return [_words(row) for row in alarms if not any(_explains(truth, row) for truth in planted)]
+    strange = [row for row in found.incidents if not any(_is_behind(truth, row) for truth in planted)]
+    return [
+        *(_words(row) for row in alarms if not any(_explains(truth, row) for truth in planted)),
+        *(f"{row['model_name']}: incident of {row['metric']} in {row['slice_value'] or 'all'}" for row in strange),
+    ]
+
+
+def _is_behind(truth: Planted, incident: Row) -> bool:
+    """Whether an incident is what was planted: an outage in this metric, or drift of this column."""
+    if truth.kind == "incident":
+        return truth.metric == incident["metric"]
+    return truth.kind == "drift" and _is_of_drift(incident) and str(truth.column) in str(incident["metric"])
 
 
 def _explains(truth: Planted, row: Row) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mltrust.simulate.faults import OUTCOME_FAULTS, RECORD_FAULTS, counts
 from mltrust.simulate.population import ATTRIBUTES, NUMBERS
@@ -65,6 +65,30 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """Production requests that a model fails to answer: in one slice, a `share` of them, from an hour on.
+
+    `failing_in` names one attribute and its value. `from_hour` counts from the simulation's start.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    role: Literal["champion", "candidate"]
+    failing_in: dict[str, str]
+    from_hour: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if len(self.failing_in) != 1:
+            raise ValueError(f"failing_in names {len(self.failing_in)} attributes, expected one")
+        for attribute, value in self.failing_in.items():
+            _known("failing_in: attribute", (attribute,), ATTRIBUTES)
+            _known(f"failing_in: {attribute}", (value,), ATTRIBUTES[attribute])
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}, expected above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
 class Dirt:
     """How many units, as a share of all, have a faulty line beside their good ones, per fault."""
 
@@ -112,6 +136,7 @@ class Simulation:
     error_share: float = 0.01
     rating_share: float = 0.05
     drifts: dict[str, Shift] = field(default_factory=dict)
+    outages: dict[str, Outage] = field(default_factory=dict)
     dirt: Dirt = field(default_factory=Dirt)
     n_files: int = 8
 

@@ -205,8 +205,14 @@ def _drifted(requests: DataFrame, simulation: Simulation) -> DataFrame:
 
 def _with_run_of(rows: DataFrame, simulation: Simulation) -> DataFrame:
     chance = Chance(simulation.seed, (*_REQUEST, "traffic"), _LIVE)
-    failed = chance.happens("failure", simulation.error_share)
-    error = chance.choice("kind of failure", {"timeout": 0.7, "upstream": 0.3})
+    fails, is_down = chance.happens("failure", simulation.error_share), F.lit(False)
+    for name, outage in simulation.outages.items():
+        ((attribute, value),) = outage.failing_in.items()
+        own = (F.col("traffic") == "production") & (F.col("role") == outage.role) & (F.col(attribute) == value)
+        is_down |= own & (F.col("day") * 24 >= outage.from_hour) & chance.happens(f"outage {name}", outage.share)
+    failed = fails | is_down
+    by_chance = chance.choice("kind of failure", {"timeout": 0.7, "upstream": 0.3})
+    error = F.when(is_down, "timeout").otherwise(by_chance)
     return rows.select(
         "*",
         F.when(failed, "error").otherwise("ok").alias("status"),

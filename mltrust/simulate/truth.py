@@ -29,9 +29,13 @@ Kind = Literal[
     "no drift",
     "replay",
     "shadow",
+    "incident",
+    "decision",
 ]
 #: The metric that effects are planted in, by its name in the experiments' conf.
 GOAL = "conversion"
+#: The metric that an outage shows in, by its name in the monitor's conf.
+ERROR_RATE = "error_rate"
 #: The replays of the demo: of the candidate that serves, and of the model that must never do.
 BETTER, OVERFIT = "better_ranker", "overfit_ranker"
 
@@ -46,6 +50,9 @@ class Planted(NamedTuple):
 
     Drift has the `model_name` and the `column`, in which every version breaches against its past; `no drift` names
     the model whose other columns must not.
+
+    An outage has the `model_name`, the `metric` and the slice that its only `incident` must be named by; of
+    `decision` that stop the version there must be as many as `n_lines`.
 
     A replay's has its id as `stream`, and the `metric` is the measure that decides, None for the gate; of a breach
     `slice_value` names the feature that it must be pinned on.
@@ -94,6 +101,7 @@ def planted(simulation: Simulation) -> tuple[Planted, ...]:
         *(row for name, plant in experiments for row in _of_experiment(name, plant)),
         *(row for name, plant in experiments if simulation.days_before for row in _of_past(name, plant)),
         *_of_drifts(simulation),
+        *_of_outages(simulation),
         *_of_replays(simulation),
         *_of_dirt("records", simulation.record_faults()),
         *_of_dirt("outcomes", simulation.outcome_faults()),
@@ -180,6 +188,15 @@ def _of_drifts(simulation: Simulation) -> Iterator[Planted]:
         column = f"features.{shift.feature}"
         yield Planted("drift", words, verdict=Verdict.BREACH, model_name=simulation.model_name, column=column)
     yield Planted("no drift", "nothing else drifts", verdict=Verdict.PASS, model_name=simulation.model_name)
+
+
+def _of_outages(simulation: Simulation) -> Iterator[Planted]:
+    name = simulation.model_name
+    for outage in simulation.outages.values():
+        words = f"{outage.share:.0%} of the {outage.role}'s requests time out"
+        ((attribute, value),) = outage.failing_in.items()
+        yield Planted("incident", words, None, ERROR_RATE, attribute, value, Verdict.BREACH, model_name=name)
+        yield Planted("decision", f"the {outage.role} is stopped", model_name=name, n_lines=1)
 
 
 def _of_replays(simulation: Simulation) -> Iterator[Planted]:

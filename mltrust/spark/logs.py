@@ -123,15 +123,13 @@ def batch_of(arrived: DataFrame) -> Batch:
     return Batch(tuple(sorted(SourceFile(*row) for row in arrived.select(*SourceFile._fields).collect())))
 
 
-def parse(spark: SparkSession, batch: Batch, contract: Contract, stream: Stream, table: StructType) -> DataFrame:
+def parse(arrived: DataFrame, batch: Batch, contract: Contract, stream: Stream, table: StructType) -> DataFrame:
     """Every record of the files of a batch as a typed row, a heartbeat or a refusal.
 
     `position` counts the lines or records of a file from 1; where a large file of lines is read in several blocks,
     those of a later block count from the byte at which the block starts, so that no two lines share one.
     """
-    schema = parsed_schema(table)
-    # NOT NULL is the table's promise about accepted rows; a refused line has none of the columns.
-    nullable = _struct(", ".join(f"`{each.name}` {each.dataType.simpleString()}" for each in schema))
+    spark, nullable = arrived.sparkSession, parsed_schema(table)
     in_parts = [each.path for each in batch.files if is_lines(each.path)]
     whole = [each.path for each in batch.files if not is_lines(each.path)]
     frames = []
@@ -163,8 +161,9 @@ def _read(reader: DataFrameReader, paths: list[str]) -> DataFrame:
 
 def parsed_schema(table: StructType) -> StructType:
     """Columns of `parse`: the table's own, null where refused, a heartbeat, then origin and refusal."""
-    own = [each for each in table if each.name not in _ARRIVAL]
-    return StructType([*own, *_struct(f"{HEARTBEAT} STRUCT<{HEARTBEAT_COLUMNS}>, {_ORIGIN}, {_REFUSAL}")])
+    # NOT NULL is the table's promise about accepted rows; a refused line has none of the columns.
+    own = ", ".join(f"`{each.name}` {each.dataType.simpleString()}" for each in table if each.name not in _ARRIVAL)
+    return _struct(f"{own}, {HEARTBEAT} STRUCT<{HEARTBEAT_COLUMNS}>, {_ORIGIN}, {_REFUSAL}")
 
 
 def _struct(columns: str) -> StructType:
@@ -174,7 +173,7 @@ def _struct(columns: str) -> StructType:
 
 
 def _lines_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
-    arrow = _arrow_schema(schema)
+    arrow = arrow_schema(schema)
 
     def parse_lines(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         reader, seen = WireReader(contract, stream), dict[tuple[str, int], int]()
@@ -183,37 +182,40 @@ def _lines_parser(contract: Contract, stream: Stream, schema: StructType) -> Arr
             for raw, source, block in zip(*(column.to_pylist() for column in batch), strict=True):
                 seen[source, block] = seen.get((source, block), 0) + 1
                 if read := reader.line(block + seen[source, block], raw):
-                    rows.append(_row(read, source))
-            yield _arrow(rows, arrow)
+                    rows.append(row_of(read, source))
+            yield arrow_batch(rows, arrow)
 
     return parse_lines
 
 
 def _files_parser(contract: Contract, stream: Stream, schema: StructType) -> ArrowMap:
-    arrow = _arrow_schema(schema)
+    arrow = arrow_schema(schema)
 
     def parse_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         reader = WireReader(contract, stream)
         for batch in batches:
             for content, source, path in zip(*(batch.column(at) for at in range(3)), strict=True):
-                rows = (_row(read, source.as_py()) for read in reader.file(path.as_py(), content.as_py()))
+                rows = (row_of(read, source.as_py()) for read in reader.file(path.as_py(), content.as_py()))
                 while some := list(islice(rows, _BATCH_ROWS)):
-                    yield _arrow(some, arrow)
+                    yield arrow_batch(some, arrow)
 
     return parse_files
 
 
-def _arrow_schema(schema: StructType) -> pa.Schema:
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """The columns of `schema` in Arrow's types."""
     return pa.schema([pa.field(each.name, arrow_type(each.dataType)) for each in schema])
 
 
-def _arrow(rows: Sequence[Row], arrow: pa.Schema) -> pa.RecordBatch:
+def arrow_batch(rows: Sequence[Row], arrow: pa.Schema) -> pa.RecordBatch:
+    """Rows as a batch; what a row does not have is null."""
     return pa.RecordBatch.from_arrays(
         [pa.array([row.get(field.name) for row in rows], field.type) for field in arrow], schema=arrow
     )
 
 
-def _row(read: Read, source: str) -> Row:
+def row_of(read: Read, source: str) -> Row:
+    """What was read at a place of `source`, as a row of `parse`."""
     found = read.found
     kept: Row = {
         "source": source,
@@ -401,12 +403,17 @@ _MISTAKES = {
     "FileNotFoundException": "a landing file of an unfinished batch is gone; put it back",
     "ConcurrentModificationException": "another ingest of the same landing folder is running",
     "CONCURRENT_STREAM_LOG_UPDATE": "another ingest of the same landing folder is running",
+    "Failed to find data source: kafka": "Spark has no Kafka source; add its package, as docs/ingest.md says",
+    "DATA_SOURCE_NOT_FOUND": "Spark has no Kafka source; add its package, as docs/ingest.md says",
+    "KAFKA_DATA_LOSS": "messages that were not read yet are gone from the topic",
+    "UnknownTopicOrPartition": "the brokers have no such topic",
+    "TimeoutException": "the brokers do not answer",
 }
 
 
-def operators_mistake(error: Exception, folder: str) -> DataError | None:
-    """What an operator can mend about a failed batch of `folder`; None where the fault lies elsewhere."""
+def operators_mistake(error: Exception, where: str) -> DataError | None:
+    """What an operator can mend about a failed batch of a folder or topic; None where the fault lies elsewhere."""
     text = str(error)
     words = next((words for sign, words in _MISTAKES.items() if sign in text), None)
     file = re.search(r"file:/[^\s,;'\")]+", text)
-    return None if words is None else DataError(f"{folder}: {words}{f' ({file[0]})' if file else ''}")
+    return None if words is None else DataError(f"{where}: {words}{f' ({file[0]})' if file else ''}")

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from mltrust.io.tables import Lakehouse
 from mltrust.simulate.spec import Simulation
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
+from tests.jobs.broker import Broker
 
 AS_OF = datetime(2026, 11, 2, tzinfo=UTC)
 
@@ -96,6 +98,15 @@ def world(spark: SparkSession, workplace: Path) -> World:
         ):
             made.exits[name] = job.run(spark, made.load(config), AS_OF)
     return made
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker that runs."""
+    found = Broker(tmp_path_factory.mktemp("kafka") / "broker")
+    found.start()
+    yield found
+    found.stop()
 
 
 @pytest.fixture(scope="session")
