@@ -24,7 +24,7 @@ from mltrust.simulate.faults import DUPLICATE
 from mltrust.simulate.landing import Stream, Written
 from mltrust.simulate.models import Served
 from mltrust.simulate.population import ATTRIBUTES
-from mltrust.simulate.spec import Dirt, Simulation
+from mltrust.simulate.spec import Dirt, Outage, Simulation
 
 CONF = Path(__file__).parents[2] / "conf"
 CONTRACT, _ = read(Contract, CONF / "contracts" / "recommendations.yaml")
@@ -325,3 +325,25 @@ def test_planted_effects_move_purchases_and_nothing_else(spark: SparkSession) ->
         assert abs(z("button_color", device)) < WIDE
         assert abs(z("checkout_banner", device)) < WIDE
     assert z("ranker_v2", "tablet") < -3
+
+
+def test_an_outage_fails_requests_of_one_model_in_one_slice_from_its_hour_on(spark: SparkSession) -> None:
+    outage = Outage("candidate", {"device": "tablet"}, from_hour=240, share=0.5)
+    simulation = replace(SMALL, n_units=3000, error_share=0.0, outages={"tablets": outage})
+    rows = traffic.served(traffic.live(spark, simulation), simulation).withColumns(
+        {
+            "is_hit": (F.col("day") >= 10) & (F.col("device") == "tablet") & (F.col("role") == "candidate"),
+            "is_production": F.col("traffic") == "production",
+        }
+    )
+    counted = rows.groupBy("is_hit", "is_production").agg(
+        F.count("*").alias("n"),
+        F.count_if(F.col("status") == "error").alias("failed"),
+        F.count_if(F.col("error_type") == "timeout").alias("timeouts"),
+    )
+    for row in counted.collect():
+        assert row["timeouts"] == row["failed"]
+        if row["is_hit"] and row["is_production"]:
+            assert near(row["failed"], row["n"], 0.5)
+        else:
+            assert row["failed"] == 0

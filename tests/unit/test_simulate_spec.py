@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from mltrust.simulate import truth
 from mltrust.simulate.faults import DUPLICATE, OUTCOME_FAULTS, RECORD_FAULTS, Edit
 from mltrust.simulate.landing import Written
 from mltrust.simulate.population import ATTRIBUTES
-from mltrust.simulate.spec import Dirt, Plant, Simulation
+from mltrust.simulate.spec import Dirt, Outage, Plant, Simulation
 from mltrust.simulate.truth import Planted, planted
 from mltrust.verdicts import Verdict
 
@@ -201,3 +202,24 @@ def test_dirt_of_nonsense_is_refused(shares: dict[str, float], message: str) -> 
 
 def test_the_demo_is_mature_by_the_second_of_november() -> None:
     assert (date(2026, 11, 2) - DEMO.start).days >= DEMO.days + 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share": 0.0}, "share is 0.0"),
+        ({"failing_in": {}}, "names 0 attributes"),
+        ({"failing_in": {"device": "phone"}}, "unknown phone"),
+        ({"failing_in": {"colour": "red"}}, "unknown colour"),
+    ],
+)
+def test_an_outage_of_nonsense_is_refused(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"role": "candidate", "failing_in": {"device": "tablet"}, "from_hour": 3, "share": 0.5}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Outage(**given | change)
+
+
+def test_an_outage_is_planted_as_an_incident_and_a_decision() -> None:
+    rows = [row for row in planted(DEMO) if row.kind in ("incident", "decision")]
+    found = [(row.what, row.expected) for row in rows]
+    assert found == [("error_rate in device:tablet", "breach"), ("decision", "1")]
