@@ -146,7 +146,7 @@ def test_a_missing_file_is_named(folder: Path, config: str, env: str, expected: 
         ("ranker_v2, columns: [features.device", "ranker_v2, columns: [features.tenure_days", "against.2.columns:"),
         ("severity: critical", "severity: warning", "rules.errors: no detector of error_rate has severity critical"),
         ("metrics: [error_rate]", "metrics: [eror_rate]", "rules.errors.metrics: 'eror_rate' matches no metric"),
-        ("dry_run: true", "slices: ['devise:*']", "rules.errors.slices: 'devise:*' matches no declared slice"),
+        ("dry_run: false", "slices: ['devise:*']", "rules.errors.slices: 'devise:*' matches no declared slice"),
         ("{kind: gap}", "{kind: gap, metrics: [requests, reqests]}", "detectors.2.metrics: 'reqests' matches no"),
         ("{kind: gap}", "{kind: gap, slices: [overall, 'city:*']}", "detectors.2.slices: 'city:*' matches no"),
         ("  arms: {by: model_version}\n", "", "detectors.4: concurrent needs series.arms"),
