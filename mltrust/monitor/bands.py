@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import special
 
+from mltrust.monitor.counting import by_counting
 from mltrust.monitor.detectors import Scored, Sight, detector
 from mltrust.monitor.residuals import MAD_EFFICIENCY, restored
 from mltrust.monitor.series import Panel
@@ -20,9 +21,13 @@ _CERTAIN = 1e-300
 
 @detector("seasonal", kinds=("count", "share", "mean"), words="outside the band of the same hour of earlier weeks")
 def seasonal(sight: Sight, how: Detection, alpha: float) -> Scored:
-    """Scores of residuals against the robust seasonal band, two-sided p-values of Student's t."""
+    """Scores of residuals against the robust seasonal band, two-sided p-values of Student's t.
+
+    Outside the band the p-value is never below that of counting alone: where few events are expected, a bucket may
+    lie outside the band and still be chance.
+    """
     panel, first = sight.panel, sight.first
-    z, centre, std_error, df = (each[:, first:] for each in sight.residuals)
+    z, centre, std_error, df, centre_noise = (each[:, first:] for each in sight.residuals)
     pvalue = two_sided(z, df)
     floor = MIN_SCORE if how.min_score is None else how.min_score
     threshold = np.maximum(floor, -special.stdtrit(df, alpha / 2))
@@ -30,6 +35,9 @@ def seasonal(sight: Sight, how: Detection, alpha: float) -> Scored:
     expected, low, high = (
         restored(scaled, later) for scaled in (centre, centre - threshold * std_error, centre + threshold * std_error)
     )
+    with np.errstate(invalid="ignore"):
+        outside = np.abs(z) >= threshold
+    pvalue = np.maximum(pvalue, by_counting(later, expected, centre_noise, outside))
     return Scored(z, pvalue, expected, low, high, threshold, *_excess(later, expected))
 
 

@@ -34,13 +34,15 @@ class Residuals(NamedTuple):
     """Arrays (series, buckets) on the transformed scale; nan where undefined.
 
     `z` is the residual in its own standard errors, from the first day that has a scale on. `df` is how well the scale
-    is known, in degrees of freedom. `centre` and `std_error` give the band on the transformed scale.
+    is known, in degrees of freedom. `centre` and `std_error` give the band on the transformed scale, `centre_noise`
+    is the variance that counting gives the centre.
     """
 
     z: FloatArray
     centre: FloatArray
     std_error: FloatArray
     df: FloatArray
+    centre_noise: FloatArray
 
 
 def residuals(panel: Panel, first: int, forgotten: np.ndarray, *, min_requests: int) -> Residuals:
@@ -67,7 +69,7 @@ def _residuals(panel: Panel, first: int, forgotten: np.ndarray, min_requests: in
     factor = 1 + np.pi / 2 / np.maximum(weeks, 1)  # a median of K weeks has pi/2/K of the variance of one
     std_error, df = _scales(learnt, counting + centre_noise, level * factor, panel, first)
     with np.errstate(invalid="ignore"):
-        return Residuals(residual / std_error, centre, std_error, df)
+        return Residuals(residual / std_error, centre, std_error, df, centre_noise)
 
 
 def transformed(panel: Panel) -> tuple[FloatArray, FloatArray]:

@@ -10,6 +10,7 @@ from scipy import stats
 from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.concurrent import shiryaev_roberts
+from mltrust.monitor.counting import of_counts, of_shares
 from mltrust.monitor.detectors import DETECTORS, Detector, Sight, problems
 from mltrust.monitor.scan import judged_in, scan
 from mltrust.monitor.series import Kind, Panel, Point, SeriesKey
@@ -125,6 +126,32 @@ def test_residuals_one_step_ahead_spend_the_error_that_they_are_given() -> None:
         found, n = found + int((pvalue <= 0.01).sum()), n + int((~np.isnan(pvalue)).sum())
     # The scale is never below counting noise, nor below what the tail asks for, so that it errs to the safe side.
     assert 0.002 < found / n < 0.013
+
+
+@pytest.mark.parametrize(("n", "p"), [(600, 0.02), (600, 0.98), (30, 0.5), (10_000, 0.002)])
+def test_few_events_spend_no_more_than_the_error_that_they_are_given(n: int, p: float) -> None:
+    alpha, pasts = 4.6e-8, 10  # of 6,000 tests by the hour within a budget of 0.2
+    chance = stats.binom.pmf(np.arange(n + 1), n, p)
+    events = np.flatnonzero(chance > alpha / 1e4)
+    before = np.random.default_rng(5).binomial(n, p, (pasts, 8 * 168 + 24))
+    x = np.tile(before, (len(events), 1)).astype(float)
+    x[:, -24:] = np.repeat(events, pasts)[:, None]
+    keys = tuple(SeriesKey("m", EVERY_VERSION, "", "metric", "", str(at)) for at in range(len(x)))
+    panel = Panel(
+        keys, ("share",) * len(x), START, HOUR, np.full(x.shape, float(n)), x / n, np.sqrt(x / n * (1 - x / n) / n)
+    )
+    said = DETECTORS["seasonal"].judge(Sight(panel, 8 * 168), Detection("seasonal"), alpha)
+    found = (said.pvalue <= alpha) & (np.abs(said.score) >= said.threshold)
+    assert found.any()
+    assert chance[events] @ found.reshape(len(events), -1).mean(axis=1) <= alpha
+
+
+def test_counting_is_judged_as_by_the_exact_tests() -> None:
+    count = stats.binomtest(3, 3 + 100, 1 / 6, alternative="less").pvalue
+    share = stats.fisher_exact([[3, 597], [100, 2900]], alternative="less").pvalue
+    one = np.ones(1)
+    np.testing.assert_allclose(of_counts(3 * one, 20 * one, 5 * one), 2 * count)
+    np.testing.assert_allclose(of_shares(3 * one, 600 * one, one / 30, 3000 * one), 2 * share)
 
 
 def test_a_band_of_four_weeks_is_not_there_before_them() -> None:
