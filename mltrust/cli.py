@@ -164,7 +164,8 @@ def _steps(folder: Path, simulated: Path, simulation: Simulation, truths: Sequen
     watched = folder / "monitors" / "recommender.yaml"
     steps.append(_Step("detect_drift", watched, drifts, over))
     is_open = Exit.BREACH if simulation.drifts or simulation.outages else Exit.PASS
-    steps.append(_Step("monitor_metrics", watched, is_open, over))
+    # An hour later, when what detect_drift found has arrived.
+    steps.append(_Step("monitor_metrics", watched, is_open, over.replace("T00:00Z", "T01:10Z")))
     better, overfit = (folder / "replays" / f"{name}.yaml" for name in (BETTER, OVERFIT))
     steps += [
         _Step("export_replay_set", better, Exit.PASS),

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 OVER = datetime(2026, 10, 26, tzinfo=UTC)
 BEFORE_THE_FAULT = datetime(2026, 10, 25, 12, tzinfo=UTC)
+AN_HOUR_LATER = OVER + timedelta(minutes=70)
 MATURE = datetime(2026, 11, 2, tzinfo=UTC)
 
 
@@ -56,7 +57,7 @@ class Story:
         self.change(
             "monitors/recommender.yaml",
             detectors=[{"kind": "concurrent", "metrics": ["error_rate"], "severity": "critical", "min_requests": 5}],
-            rules=[{"name": "errors", "metrics": ["error_rate"], "dry_run": False, "evidence_hours": 1e6}],
+            rules=[{"name": "errors", "metrics": ["error_rate"], "dry_run": False, "evidence_hours": 1e6, "page": ["file"]}],
             notify={"file": {"kind": "file", "address": str(folder / "notices.jsonl")}},
         )  # fmt: skip
 
@@ -101,7 +102,7 @@ def story(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iter
         told.tell("quiet", monitor_metrics, "monitors/recommender.yaml", BEFORE_THE_FAULT)
         told.release("2")
         told.tell("drifted", detect_drift, "monitors/recommender.yaml", OVER)
-        told.tell("caught", monitor_metrics, "monitors/recommender.yaml", OVER)
+        told.tell("caught", monitor_metrics, "monitors/recommender.yaml", AN_HOUR_LATER)
         yield told
 
 
@@ -150,7 +151,7 @@ def test_drift_is_found_in_the_column_that_drifted(story: Story) -> None:
 
 
 def test_attributions_say_what_the_drift_does_to_the_scores(story: Story) -> None:
-    attributed = story.rows("drift_findings", "drift_type = 'attribution'")
+    attributed = story.rows("drift_findings", "family = 'attribution'")
     assert {row["column"] for row in attributed} >= {"features.price", "features.device"}
 
 
