@@ -24,11 +24,12 @@ from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
-from mltrust.monitor.finding import OF_DRIFT, Finding
+from mltrust.monitor.finding import Finding
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
+from mltrust.monitor.others import origins
 from mltrust.monitor.rules import Decision, Registry
-from mltrust.monitor.scan import bands_of, judged_in, known_from, merged, scan
+from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, merged, scan
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Monitor
 from mltrust.report.monitor import View, incident_page, lead_of, live_page, words
@@ -42,7 +43,7 @@ READ = ("inference_log", "inference_log_rejects", "outcomes")
 WRITTEN = ("monitor_series", "monitor_findings", "incidents", "decisions", "notifications")
 _DAY = timedelta(days=1)
 _SHOWN_BUCKETS, _SHOWN_SERIES = 336, 12
-_TELL_AGAIN = _DRIFT_FROM = timedelta(days=7)
+_TELL_AGAIN = _OTHERS_FROM = timedelta(days=7)
 T = TypeVar("T", Finding, Incident, Decision, Notice)
 
 
@@ -120,7 +121,7 @@ def scanned(
     is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
     found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
     keeper = Keeper(lake, monitor, stamp)
-    others = [] if is_idle else _of_others(lake, monitor, end)
+    others = [] if is_idle else of_others(lake, monitor, end, candidate_of(panel, monitor.series.arms))
     told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     decisions, waiting = decided_and_told(keeper, revisions, live, end, now)
@@ -268,41 +269,20 @@ def _shown(panel: Panel, live: Sequence[Incident]) -> list[SeriesKey]:
     return list(dict.fromkeys([*leading, *whole]))[:_SHOWN_SERIES]
 
 
-def _of_others(lake: Lakehouse, monitor: Monitor, end: datetime) -> list[Finding]:
-    """Breaches that drift detection found of the model in runs of the last days."""
-    if not lake.exists("drift_findings"):
-        return []
-    mine = lake.read("drift_findings", where={"monitor_id": monitor.monitor_id, "verdict": "breach"})
-    recent = (F.col("as_of") > F.lit(end - _DRIFT_FROM)) & (F.col("as_of") <= F.lit(end))
-    rows = mine.where(F.col("decides") & recent).collect()
-    return known_from([_of_drift(row.asDict()) for row in rows], monitor)
+def of_others(lake: Lakehouse, monitor: Monitor, end: datetime, candidate: str = "") -> list[Finding]:
+    """What other jobs found of the monitor's model and experiment in runs of the last days."""
+    found = []
+    for origin in origins(monitor, candidate):
+        if lake.exists(origin.table):
+            breaches = lake.read(origin.table, where={**origin.where, "verdict": "breach"})
+            recent = (F.col("as_of") > F.lit(end - _OTHERS_FROM)) & (F.col("as_of") <= F.lit(end))
+            rows = breaches.where(F.col("decides") & recent).collect()
+            found += [origin.finding(_in_utc(row.asDict())) for row in rows]
+    return known_from(found, monitor)
 
 
-def _of_drift(row: Mapping[str, Any]) -> Finding:
-    """A breach of drift detection as a finding, judged at its as_of until a scan takes it."""
-    threshold = nan if row["threshold"] is None else row["threshold"]
-    return Finding(
-        model_name=row["model_name"],
-        model_version=row["model_version"],
-        arm=row["arm"],
-        metric=f"{OF_DRIFT}{row['measure']} of {row['column']}",
-        slice_key=row["slice_key"],
-        slice_value=row["slice_value"],
-        detector=f"drift against {row['reference']} ({row['family']})",
-        bucket_start=_utc(row["window_start"]),
-        judged_at=_utc(row["as_of"]),
-        severity="warning",
-        n_requests=row["n_current"],
-        value=nan if row["value"] is None else row["value"],
-        expected=nan,
-        low=nan,
-        high=threshold,
-        score=0.0,
-        pvalue=nan if row["pvalue"] is None else row["pvalue"],
-        threshold=threshold,
-        blamed_version=row["model_version"],
-        reason=row["reason"],
-    )
+def _in_utc(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 class Keeper:

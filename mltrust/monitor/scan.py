@@ -207,7 +207,7 @@ def _finding(panel: Panel, sight: Sight, look: _Look, scored: Scored, row: int, 
         excess=numbers["excess"],
         noise=numbers["noise"],
     )
-    return explained(found, look.detector.words, serving(panel, key.model_name, where))
+    return explained(found, look.detector.words, serving(panel, key.model_name, where, key.arm))
 
 
 def explained(found: Finding, words: str, alone: str) -> Finding:
@@ -218,14 +218,26 @@ def explained(found: Finding, words: str, alone: str) -> Finding:
     return found._replace(reason=reason, blamed_version=blamed)
 
 
-def serving(panel: Panel, model_name: str, at: int) -> str:
-    """The version that served (nearly) all requests of a bucket, '' where there is none or it is not known."""
+def serving(panel: Panel, model_name: str, at: int, arm: str = "") -> str:
+    """The version that served (nearly) all requests of a bucket, or of an arm in it, '' where none is known to."""
     sizes: dict[str, float] = {}
     for row, key in enumerate(panel.keys):
-        if key.model_name == model_name and not key.slice_key and not key.arm and key.model_version != EVERY_VERSION:
+        is_whole = key.model_name == model_name and key.arm == arm and not key.slice_key
+        if is_whole and key.model_version != EVERY_VERSION:
             sizes[key.model_version] = max(sizes.get(key.model_version, 0.0), float(panel.n[row, at]))
     total = sum(sizes.values())
     return next((version for version, n in sizes.items() if total and n >= _ALONE * total), "")
+
+
+def candidate_of(panel: Panel, arms: Arms | None) -> str:
+    """The version that alone served all arms but the named control in the last bucket, if that had another; or ''."""
+    if arms is None or arms.control is None or not panel.n_buckets:
+        return ""
+    last = panel.n_buckets - 1
+    served = {key.arm: serving(panel, key.model_name, last, key.arm) for key in panel.keys if key.arm}
+    of_control = served.pop(arms.control, "")
+    of_treatments = set(served.values())
+    return of_treatments.pop() if len(of_treatments) == 1 and of_control not in of_treatments else ""
 
 
 def known_from(rows: Iterable[Finding], monitor: Monitor) -> list[Finding]:

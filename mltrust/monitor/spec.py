@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
-from mltrust.monitor.finding import Severity
+from mltrust.monitor.finding import OF_OTHERS, Severity
 from mltrust.monitor.series import Kind
 from mltrust.slices import Slicing
 
@@ -204,7 +204,8 @@ class RollbackRule:
     registry alias back to the version that it had before; `stop` only decides and tells `page` and the decisions
     table, from which services route. After an action nothing is done to the model for `cool_down_hours`; a version
     that was rolled back is no target for `blame_days`. What was judged up to more than `evidence_hours` ago is no
-    reason to act: an old log must move no alias of today. A dry run says what it would do.
+    reason to act: an old log must move no alias of today. A dry run says what it would do. What other jobs found
+    (`drift *`, `srm *`) concerns a rule only where `metrics` names it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -229,7 +230,9 @@ class RollbackRule:
             raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 
     def concerns(self, metric: str, slice_name: str) -> bool:
-        return _matches(metric, self.metrics) and _matches(slice_name, self.slices)
+        origin = next((each.strip() for each in OF_OTHERS if metric.startswith(each)), "")
+        naming = [each for each in self.metrics if each.startswith(origin)]
+        return _matches(metric, naming) and _matches(slice_name, self.slices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from mltrust.monitor.detectors import DETECTORS
-from mltrust.monitor.finding import OF_DRIFT, Severity
+from mltrust.monitor.finding import OF_DRIFT, OF_RATIO, Severity
 from mltrust.monitor.spec import Detection, Monitor, RollbackRule
 from mltrust.slices import Slicing
 
@@ -24,12 +24,18 @@ def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[s
     named = [(f"events.{each.name}", each.metrics, each.slices) for each in monitor.events]
     named += [(f"rules.{each.name}", each.metrics, each.slices) for each in monitor.rules]
     for where, of_metrics, of_slices in named:
-        of_drift = [each for each in of_metrics if _begins_alike(OF_DRIFT, each)]
-        yield from _of_metrics(where, [each for each in of_metrics if each not in of_drift], metrics)
-        if not of_drift:  # which is found in slices of its own
+        elsewhere = [each for each in of_metrics if any(_begins_alike(name, each) for name in _of_others(monitor))]
+        yield from _of_metrics(where, [each for each in of_metrics if each not in elsewhere], metrics)
+        if not elsewhere:  # which is found in slices of its own
             yield from _of_slices(where, of_slices, keys)
     for rule in monitor.rules:
         yield from _too_mild(rule, detections, metrics)
+
+
+def _of_others(monitor: Monitor) -> tuple[str, ...]:
+    """What metrics begin with that other jobs may find."""
+    arms = monitor.series.arms
+    return (OF_DRIFT,) if arms is None or arms.experiment_id is None else (OF_DRIFT, OF_RATIO)
 
 
 def _of_metrics(where: str, patterns: Collection[str], metrics: Collection[str]) -> Iterator[str]:
