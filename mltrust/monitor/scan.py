@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
+from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.concurrent import label_of, pairings
 from mltrust.monitor.detectors import DETECTORS, Detector, Scored, Sight
@@ -159,7 +160,11 @@ def judged_in(panel: Panel, monitor: Monitor) -> Judged:
 
 def _had_enough(panel: Panel, monitor: Monitor, look: _Look) -> np.ndarray:
     own, least = panel.rows(look.rows), look.detection.min_requests
-    counts_requests = np.array([monitor.series.metrics[key.metric].source == "requests" for key in own.keys])
+    # Of a part is known that it did not occur: it has no value where its whole has no requests.
+    metrics, by_metric = monitor.series.metrics, monitor.series.breakdowns
+    counts_requests = np.array(
+        [metrics[key.metric].source == "requests" and part_of(key, by_metric) is None for key in own.keys]
+    )
     is_count = np.array([kind == "count" for kind in own.kinds])[:, None]
     enough = np.where(is_count, (own.n > 0) | ~counts_requests[:, None], own.n >= least)
     if look.detector.of_arms:

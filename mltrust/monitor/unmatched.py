@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 
 from mltrust.monitor.detectors import DETECTORS
 from mltrust.monitor.finding import OF_DRIFT, OF_RATIO, Severity
-from mltrust.monitor.spec import Detection, Monitor, RollbackRule
-from mltrust.slices import Slicing
+from mltrust.monitor.spec import Detection, Monitor, RollbackRule, SeriesSpec
 
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
 _WILD = re.compile(r"[*?\[]")
@@ -15,7 +14,7 @@ _WILD = re.compile(r"[*?\[]")
 
 def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[str]:
     """Patterns that match no metric or slice, detectors without arms, rules that no finding is grave enough for."""
-    metrics, keys = list(monitor.series.metrics), _keys(monitor.series.slices)
+    metrics, keys = list(monitor.series.metrics), _keys(monitor.series)
     for at, each in enumerate(monitor.detectors):
         yield from _of_metrics(f"detectors.{at}", each.metrics, metrics)
         yield from _of_slices(f"detectors.{at}", each.slices, keys)
@@ -56,8 +55,13 @@ def _begins_alike(beginning: str, pattern: str) -> bool:
     return literal.startswith(beginning) or (literal != pattern and beginning.startswith(literal))
 
 
-def _keys(slices: Slicing) -> list[str]:
-    return [f"{' x '.join(names)}:" for names in slices.declared()]
+def _keys(series: SeriesSpec) -> list[str]:
+    """What names of slices begin with; rejects are broken down over everything only."""
+    declared = [*series.slices.declared()]
+    for name, by in series.breakdowns.items():
+        inside = [()] if series.metrics[name].source == "rejects" else [(), *series.slices.declared()]
+        declared += [tuple(sorted((*names, by))) for names in inside]
+    return [f"{' x '.join(names)}:" for names in dict.fromkeys(declared)]
 
 
 def _too_mild(rule: RollbackRule, detections: tuple[Detection, ...], metrics: Collection[str]) -> Iterator[str]:
