@@ -23,8 +23,10 @@ from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
+from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
+from mltrust.monitor.guardrails import guardrails, serving_versions
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.others import origins
@@ -136,11 +138,14 @@ def scanned(
         decisions,
         findings,
         bands_of(panel, monitor, _shown(panel, live), _SHOWN_BUCKETS),
-        sorted({str(key.slice) for key in panel.keys}),
+        sorted({str(key.slice) for key in panel.keys if part_of(key, monitor.series.breakdowns) is None}),
         found.n_tests,
         found.n_judged,
         is_idle=is_idle,
         judged=found.judged,
+        serving=serving_versions(panel, monitor, _DAY),
+        aliases={alias: each.alias_version for alias, each in keeper.registries.items()},
+        guardrails=guardrails(monitor.rules, live, decisions, keeper.others, keeper.registries, clock),
     )
     return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
 
@@ -291,6 +296,9 @@ class Keeper:
     def __init__(self, lake: Lakehouse, monitor: Monitor, stamp: Mapping[str, object]) -> None:
         self._lake, self._monitor, self._stamp = lake, monitor, dict(stamp)
         self._mine = {"monitor_id": monitor.monitor_id}
+        #: What the registry said of every alias, and what other monitors did, once decisions were made.
+        self.registries: dict[str, Registry] = {}
+        self.others: list[Decision] = []
 
     def _read(self, table: str, kind: type[T]) -> list[T]:
         rows = self._lake.read(table, where=self._mine)
@@ -351,13 +359,14 @@ class Keeper:
         """All decisions, those of this scan made and carried out; none is made while the registry does not answer."""
         past, name = self._read("decisions", Decision), self._monitor.model_name
         aliases = {each.alias for each in self._monitor.rules}
+        self.others = self._decisions_of_others()
         try:
-            registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
+            self.registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
         except Exception as error:
             # Whatever its client raises: watching and paging go on, and the next scan asks again.
             log.warning("registry: %s: %s", type(error).__name__, error)
             return past
-        made = self._decided(live, past, registries, upto, now)
+        made = self._decided(live, past, upto, now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
@@ -374,12 +383,11 @@ class Keeper:
         self,
         live: Sequence[Incident],
         own: Sequence[Decision],
-        registries: Mapping[str, Registry],
         upto: datetime,
         now: datetime,
     ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
-        past = [*own, *self._decisions_of_others()]
+        past, registries = [*own, *self.others], self.registries
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
         for rule in self._monitor.rules:
@@ -397,6 +405,8 @@ class Keeper:
             log.warning("%s: %s", due.rollback_rule, error)
             return rules.carried_out(due, now=now, error=f"{type(error).__name__}: {error}")
         log.info("%s: %s", due.rollback_rule, due.reason)
+        if due.alias in self.registries:
+            self.registries[due.alias] = self.registries[due.alias]._replace(alias_version=due.to_version)
         return rules.carried_out(due, now=now)
 
     def tell(self, revisions: Sequence[Incident], decisions: Sequence[Decision], now: Callable[[], datetime]) -> int:

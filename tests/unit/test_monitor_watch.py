@@ -189,6 +189,19 @@ def test_a_registry_that_is_down_is_asked_again_at_the_next_scan(registry: Regis
     assert keeper(tables).decisions([incident()], NOW, NOW)[-1].state == "done"
 
 
+def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Registry) -> None:
+    tables, registry.named = Tables(), "2"
+    tables.append([each._asdict() | {"monitor_id": "theirs"} for each in past("1", "2")], "decisions")
+    watching = keeper(tables)
+    registry.is_down = True
+    watching.decisions([incident()], NOW, NOW)
+    assert (watching.registries, len(watching.others)) == ({}, 2)
+    registry.is_down = False
+    watching.decisions([incident()], NOW, NOW)
+    assert registry.moves == [("2", "1")]
+    assert watching.registries["champion"].alias_version == "1"
+
+
 def test_what_a_scan_can_be_without_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     def down() -> None:
         raise ConnectionError("tracking is down")
