@@ -21,8 +21,9 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
-from mltrust.io.schemas import VIEWS, Keep, Table, literal, quoted, tables_of
+from mltrust.io.schemas import Keep, Table, literal, quoted, tables_of
 from mltrust.io.unfinished import UNFINISHED, remove_unfinished
+from mltrust.io.views import VIEWS
 from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")

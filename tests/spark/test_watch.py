@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 from mltrust import conf
 from mltrust.contract import Contract
 from mltrust.experiment.check import Check
-from mltrust.io.schemas import VIEWS
 from mltrust.io.tables import Lakehouse
+from mltrust.io.views import VIEWS
 from mltrust.metrics import MetricColumns
 from mltrust.monitor.spec import Arms, Monitor, SeriesMetric, SeriesSpec
 from mltrust.verdicts import Verdict
