@@ -40,6 +40,7 @@ def run(
         lake.ensure(*landing.TABLES)
     lake.require("inference_log", made_by="ingest_logs")
     lake.ensure(*watch.READ[1:], *watch.WRITTEN)
+    lake.ensure_view("stopped_versions")
     refuse(conf.path, series.problems(lake.read("inference_log"), monitor))
     inputs = lake.versions(*watch.READ)
     first = None if since is None else runtime.parse_moment("--since", since)

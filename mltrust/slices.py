@@ -89,5 +89,20 @@ def attributes_of(of: Slice) -> dict[str, str]:
     return dict(zip(of.slice_key.split(_JOIN), of.slice_value.split(_JOIN), strict=True))
 
 
+def parted(of: Slice, attribute: str) -> tuple[Slice, str] | None:
+    """The slice without one of its attributes, and the value of that; None where it has no such attribute."""
+    names = attributes_of(of)
+    if attribute not in names:
+        return None
+    value = names.pop(attribute)
+    return Slice(_JOIN.join(names), _JOIN.join(names.values())), value
+
+
+def within(of: Slice, attribute: str, value: str) -> Slice:
+    """The part of a slice in which one more attribute has a value, which is escaped already."""
+    names = dict(sorted((attributes_of(of) | {attribute: value}).items()))
+    return Slice(_JOIN.join(names), _JOIN.join(names.values()))
+
+
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace(_JOIN, " \\x ")

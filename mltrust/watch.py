@@ -23,12 +23,15 @@ from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
+from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
-from mltrust.monitor.finding import OF_DRIFT, Finding
+from mltrust.monitor.finding import Finding
+from mltrust.monitor.guardrails import guardrails, serving_versions
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
+from mltrust.monitor.others import origins
 from mltrust.monitor.rules import Decision, Registry
-from mltrust.monitor.scan import bands_of, judged_in, known_from, merged, scan
+from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, merged, scan
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Monitor
 from mltrust.report.monitor import View, incident_page, lead_of, live_page, words
@@ -42,7 +45,7 @@ READ = ("inference_log", "inference_log_rejects", "outcomes")
 WRITTEN = ("monitor_series", "monitor_findings", "incidents", "decisions", "notifications")
 _DAY = timedelta(days=1)
 _SHOWN_BUCKETS, _SHOWN_SERIES = 336, 12
-_TELL_AGAIN = _DRIFT_FROM = timedelta(days=7)
+_TELL_AGAIN = _OTHERS_FROM = timedelta(days=7)
 T = TypeVar("T", Finding, Incident, Decision, Notice)
 
 
@@ -120,7 +123,7 @@ def scanned(
     is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
     found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
     keeper = Keeper(lake, monitor, stamp)
-    others = [] if is_idle else _of_others(lake, monitor, end)
+    others = [] if is_idle else of_others(lake, monitor, end, candidate_of(panel, monitor.series.arms))
     told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     decisions, waiting = decided_and_told(keeper, revisions, live, end, now)
@@ -135,11 +138,14 @@ def scanned(
         decisions,
         findings,
         bands_of(panel, monitor, _shown(panel, live), _SHOWN_BUCKETS),
-        sorted({str(key.slice) for key in panel.keys}),
+        sorted({str(key.slice) for key in panel.keys if part_of(key, monitor.series.breakdowns) is None}),
         found.n_tests,
         found.n_judged,
         is_idle=is_idle,
         judged=found.judged,
+        serving=serving_versions(panel, monitor, _DAY),
+        aliases={alias: each.alias_version for alias, each in keeper.registries.items()},
+        guardrails=guardrails(monitor.rules, live, decisions, keeper.others, keeper.registries, clock),
     )
     return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
 
@@ -268,41 +274,20 @@ def _shown(panel: Panel, live: Sequence[Incident]) -> list[SeriesKey]:
     return list(dict.fromkeys([*leading, *whole]))[:_SHOWN_SERIES]
 
 
-def _of_others(lake: Lakehouse, monitor: Monitor, end: datetime) -> list[Finding]:
-    """Breaches that drift detection found of the model in runs of the last days."""
-    if not lake.exists("drift_findings"):
-        return []
-    mine = lake.read("drift_findings", where={"monitor_id": monitor.monitor_id, "verdict": "breach"})
-    recent = (F.col("as_of") > F.lit(end - _DRIFT_FROM)) & (F.col("as_of") <= F.lit(end))
-    rows = mine.where(F.col("decides") & recent).collect()
-    return known_from([_of_drift(row.asDict()) for row in rows], monitor)
+def of_others(lake: Lakehouse, monitor: Monitor, end: datetime, candidate: str = "") -> list[Finding]:
+    """What other jobs found of the monitor's model and experiment in runs of the last days."""
+    found = []
+    for origin in origins(monitor, candidate):
+        if lake.exists(origin.table):
+            breaches = lake.read(origin.table, where={**origin.where, "verdict": "breach"})
+            recent = (F.col("as_of") > F.lit(end - _OTHERS_FROM)) & (F.col("as_of") <= F.lit(end))
+            rows = breaches.where(F.col("decides") & recent).collect()
+            found += [origin.finding(_in_utc(row.asDict())) for row in rows]
+    return known_from(found, monitor)
 
 
-def _of_drift(row: Mapping[str, Any]) -> Finding:
-    """A breach of drift detection as a finding, judged at its as_of until a scan takes it."""
-    threshold = nan if row["threshold"] is None else row["threshold"]
-    return Finding(
-        model_name=row["model_name"],
-        model_version=row["model_version"],
-        arm=row["arm"],
-        metric=f"{OF_DRIFT}{row['measure']} of {row['column']}",
-        slice_key=row["slice_key"],
-        slice_value=row["slice_value"],
-        detector=f"drift against {row['reference']} ({row['family']})",
-        bucket_start=_utc(row["window_start"]),
-        judged_at=_utc(row["as_of"]),
-        severity="warning",
-        n_requests=row["n_current"],
-        value=nan if row["value"] is None else row["value"],
-        expected=nan,
-        low=nan,
-        high=threshold,
-        score=0.0,
-        pvalue=nan if row["pvalue"] is None else row["pvalue"],
-        threshold=threshold,
-        blamed_version=row["model_version"],
-        reason=row["reason"],
-    )
+def _in_utc(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 class Keeper:
@@ -311,6 +296,9 @@ class Keeper:
     def __init__(self, lake: Lakehouse, monitor: Monitor, stamp: Mapping[str, object]) -> None:
         self._lake, self._monitor, self._stamp = lake, monitor, dict(stamp)
         self._mine = {"monitor_id": monitor.monitor_id}
+        #: What the registry said of every alias, and what other monitors did, once decisions were made.
+        self.registries: dict[str, Registry] = {}
+        self.others: list[Decision] = []
 
     def _read(self, table: str, kind: type[T]) -> list[T]:
         rows = self._lake.read(table, where=self._mine)
@@ -371,13 +359,14 @@ class Keeper:
         """All decisions, those of this scan made and carried out; none is made while the registry does not answer."""
         past, name = self._read("decisions", Decision), self._monitor.model_name
         aliases = {each.alias for each in self._monitor.rules}
+        self.others = self._decisions_of_others()
         try:
-            registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
+            self.registries = {alias: Registry(*models.named(name, alias)) for alias in aliases}
         except Exception as error:
             # Whatever its client raises: watching and paging go on, and the next scan asks again.
             log.warning("registry: %s: %s", type(error).__name__, error)
             return past
-        made = self._decided(live, past, registries, upto, now)
+        made = self._decided(live, past, upto, now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
@@ -394,12 +383,11 @@ class Keeper:
         self,
         live: Sequence[Incident],
         own: Sequence[Decision],
-        registries: Mapping[str, Registry],
         upto: datetime,
         now: datetime,
     ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
-        past = [*own, *self._decisions_of_others()]
+        past, registries = [*own, *self.others], self.registries
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
         for rule in self._monitor.rules:
@@ -417,6 +405,8 @@ class Keeper:
             log.warning("%s: %s", due.rollback_rule, error)
             return rules.carried_out(due, now=now, error=f"{type(error).__name__}: {error}")
         log.info("%s: %s", due.rollback_rule, due.reason)
+        if due.alias in self.registries:
+            self.registries[due.alias] = self.registries[due.alias]._replace(alias_version=due.to_version)
         return rules.carried_out(due, now=now)
 
     def tell(self, revisions: Sequence[Incident], decisions: Sequence[Decision], now: Callable[[], datetime]) -> int:

@@ -357,42 +357,6 @@ _FIXED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A view on a table of the log: its columns as SQL expressions, of the rows for which `where` holds."""
-
-    name: str
-    of: str
-    columns: tuple[str, ...]
-    where: str
-
-
-VIEWS: Mapping[str, View] = {
-    "drift_metrics": View(
-        "drift_metrics",
-        "drift_findings",
-        (
-            "named_struct('start', window_start, 'end', window_end) AS window",
-            "concat(datediff(window_end, window_start), ' day') AS granularity",
-            "nullif(slice_key, '') AS slice_key",
-            "nullif(slice_value, '') AS slice_value",
-            "model_version AS model_id",
-            "`column` AS column_name",
-            "drift_type",
-            "named_struct('start', reference_start, 'end', reference_end) AS window_cmp",
-            "js_distance",
-            "named_struct('statistic', ks_statistic, 'pvalue', ks_pvalue) AS ks_test",
-            "wasserstein_distance",
-            "population_stability_index",
-            "named_struct('statistic', chi_squared_statistic, 'pvalue', chi_squared_pvalue) AS chi_squared_test",
-            "tv_distance",
-            "l_infinity_distance",
-        ),
-        "family = 'window' AND measure = 'jsd' AND traffic = 'production' AND arm = '(all)'",
-    ),
-}
-
-
 def tables_of(contract: Contract, metric_columns: MetricColumns) -> dict[str, Table]:
     """All tables of a log by name. Features and metric columns give four of them their last columns."""
     typed = ", ".join(f"{quoted(name)}: {_SQL_TYPES[kind]}" for name, kind in contract.feature_types().items())

@@ -21,8 +21,9 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from mltrust.contract import Contract
 from mltrust.errors import DataError, SchemaError
-from mltrust.io.schemas import VIEWS, Keep, Table, literal, quoted, tables_of
+from mltrust.io.schemas import Keep, Table, literal, quoted, tables_of
 from mltrust.io.unfinished import UNFINISHED, remove_unfinished
+from mltrust.io.views import VIEWS
 from mltrust.metrics import MetricColumns
 
 T = TypeVar("T")
@@ -161,14 +162,20 @@ class Lakehouse:
     def view(self, name: str) -> DataFrame:
         """A view; in a catalog it can also be read by SQL as `<log>_<name>` once `ensure_view` has made it."""
         view = VIEWS[name]
-        return self.read(view.of).where(view.where).selectExpr(*view.columns)
+        ranked = self.read(view.of).where(view.where).selectExpr("*", f"{view.rank} AS rank")
+        return ranked.where(f"rank = 1 AND {view.having}").selectExpr(*view.columns)
 
     def ensure_view(self, name: str) -> None:
         """Makes a view where there is a catalog that can keep it."""
         if self._catalog:
-            view = VIEWS[name]
-            select = f"SELECT {', '.join(view.columns)} FROM {self._sql_name(view.of)} WHERE {view.where}"
-            retried(lambda: self.spark.sql(f"CREATE OR REPLACE VIEW {self._sql_name(name)} AS {select}"))
+            made = f"CREATE OR REPLACE VIEW {self._sql_name(name)} AS {self.view_sql(name)}"
+            retried(lambda: self.spark.sql(made))
+
+    def view_sql(self, name: str) -> str:
+        """The rows of a view as SQL."""
+        view = VIEWS[name]
+        ranked = f"SELECT *, {view.rank} AS rank FROM {self._sql_name(view.of)} WHERE {view.where}"
+        return f"SELECT {', '.join(view.columns)} FROM ({ranked}) WHERE rank = 1 AND {view.having}"
 
     def _loaded(self, reader: DataFrameReader, name: str) -> DataFrame:
         return reader.table(self.path(name)) if self._catalog else reader.load(self.path(name))

@@ -1,5 +1,6 @@
 """From the finest cells of a bucket to the series: cells are added up over versions, arms and slices."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import product
@@ -9,13 +10,15 @@ import numpy as np
 
 from mltrust.monitor.series import Kind, SeriesKey
 from mltrust.monitor.spec import Monitor
-from mltrust.slices import name_slice
+from mltrust.slices import OTHER, name_slice
 from mltrust.states.moments import FloatArray
 
 #: The version of series over all versions.
 EVERY_VERSION = "(all)"
 #: The metric of a row that only says up to when was judged, where no series has a row that could.
 JUDGED = "(judged)"
+#: How many values of an attribute have series of their own; the others are `(other)` together.
+MAX_VALUES = 20
 
 
 class Values(NamedTuple):
@@ -27,7 +30,10 @@ class Values(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Cells of requests, one each: labels by name (`bucket`, `model_version`, `arm`, slice attributes) and values."""
+    """Cells of requests, one each: labels by name (`bucket`, `model_version`, `arm`, slice attributes) and values.
+
+    What a metric is broken down by is a label named by `breakdown`, None in a cell without the metric's condition.
+    """
 
     labels: Mapping[str, Sequence[object]]
     values: Mapping[str, Values]
@@ -48,12 +54,20 @@ def rolled_up(cells: Cells, monitor: Monitor, metrics: Sequence[str]) -> list[Ro
     if not len(cells.labels["bucket"]):
         return []
     found: list[Row] = []
+    values = {name: _capped_of(cells, name) for name in monitor.series.breakdowns if name in metrics}
     for version, arm in _levels(monitor):
         for attributes in ((), *monitor.series.slices.declared()):
             names = ("bucket", *(["model_version"] if version else []), *(["arm"] if arm else []), *attributes)
             chosen = [name for name in metrics if not (version and arm) or monitor.series.kinds[name] == "count"]
             found += _grouped(cells, monitor, chosen, names, attributes)
+            for name in values if not (version and arm) else ():
+                found += _broken_down(cells, monitor, name, values[name], names, attributes)
     return [row for row in found if row.key.arm != NO_ARM]
+
+
+def breakdown(metric: str) -> str:
+    """The label of cells that has the values that a metric is broken down by."""
+    return f"parts of {metric}"
 
 
 #: The arm of requests that are in no arm; it has no series.
@@ -78,17 +92,84 @@ def _grouped(
         for at, label in enumerate(known):
             if not n[at]:
                 continue
-            key = SeriesKey(
-                monitor.model_name,
-                str(label.get("model_version", EVERY_VERSION)),
-                str(label.get("arm", "")),
-                metric,
-                *name_slice({name: str(label[name]) for name in attributes}),
-            )
-            bucket = label["bucket"]
-            assert isinstance(bucket, datetime)
-            rows.append(Row(key, bucket, int(n[at]), float(value[at]), float(std_error[at])))
+            key = _key(monitor, metric, label, attributes)
+            rows.append(Row(key, _start(label), int(n[at]), float(value[at]), float(std_error[at])))
     return rows
+
+
+def _key(monitor: Monitor, metric: str, label: Mapping[str, object], attributes: Sequence[str]) -> SeriesKey:
+    return SeriesKey(
+        monitor.model_name,
+        str(label.get("model_version", EVERY_VERSION)),
+        str(label.get("arm", "")),
+        metric,
+        *name_slice({name: str(label[name]) for name in attributes}),
+    )
+
+
+def _start(label: Mapping[str, object]) -> datetime:
+    bucket = label["bucket"]
+    assert isinstance(bucket, datetime)
+    return bucket
+
+
+def _broken_down(
+    cells: Cells,
+    monitor: Monitor,
+    metric: str,
+    values: Sequence[str | None],
+    names: Sequence[str],
+    attributes: Sequence[str],
+) -> list[Row]:
+    """The parts of a metric that occurred: of a share the share of all requests of the group."""
+    by = monitor.series.breakdowns[metric]
+    of_groups, group = _groups([cells.labels[name] for name in names])
+    requests = np.bincount(group, cells.values[metric].n, len(of_groups))
+    labels, code = _groups([*(cells.labels[name] for name in names), values])
+    held = np.bincount(code, _held(cells, metric), len(labels))
+    group_of = dict(zip(code.tolist(), group.tolist(), strict=True))
+    rows: list[Row] = []
+    for at, label in enumerate(labels):
+        if label[-1] is None or not held[at]:
+            continue
+        is_count, n = monitor.series.kinds[metric] == "count", float(requests[group_of[at]])
+        value = float(held[at]) if is_count else float(held[at]) / n
+        spread = value if is_count else max(value * (1 - value), 0.0) / n
+        known = dict(zip((*names, by), label, strict=True))
+        key = _key(monitor, metric, known, (*attributes, by))
+        rows.append(Row(key, _start(known), round(value) if is_count else int(n), value, float(np.sqrt(spread))))
+    return rows
+
+
+def _held(cells: Cells, metric: str) -> FloatArray:
+    """How many requests of every cell have what the metric counts."""
+    return np.rint(cells.values[metric].n * np.nan_to_num(cells.values[metric].mean))
+
+
+def _capped_of(cells: Cells, metric: str) -> list[str | None]:
+    return capped(cells.labels["bucket"], cells.labels[breakdown(metric)], _held(cells, metric))
+
+
+def commonest(sizes: Mapping[str, float]) -> frozenset[str]:
+    """The values with series of their own: the largest, of equals the first by name."""
+    named = sorted((each for each in sizes if each != OTHER), key=lambda each: (-sizes[each], each))
+    return frozenset(named[:MAX_VALUES])
+
+
+def capped(buckets: Sequence[object], values: Sequence[object], sizes: FloatArray) -> list[str | None]:
+    """The value of every cell, `(other)` where it is not among the commonest of its bucket; None where it has none.
+
+    It is told by the bucket alone, so that series do not depend on what they were made together with.
+    """
+    found: dict[object, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for bucket, value, size in zip(buckets, values, sizes.tolist(), strict=True):
+        if value is not None:
+            found[bucket][str(value)] += size
+    kept = {bucket: commonest(sizes) for bucket, sizes in found.items()}
+    return [
+        None if value is None else str(value) if str(value) in kept[bucket] else OTHER
+        for bucket, value in zip(buckets, values, strict=True)
+    ]
 
 
 def _groups(columns: Sequence[Sequence[object]]) -> tuple[list[tuple[object, ...]], np.ndarray]:

@@ -8,8 +8,8 @@ from mltrust.monitor.series import SeriesKey
 from mltrust.slices import Slice
 
 Severity = Literal["warning", "critical"]
-#: What metrics of findings that detect_drift made begin with.
-OF_DRIFT = "drift "
+#: What metrics of findings begin with that other jobs made: detect_drift, and analyze_experiment of sample ratios.
+OF_OTHERS = OF_DRIFT, OF_RATIO = ("drift ", "srm ")
 
 
 class Finding(NamedTuple):
@@ -58,6 +58,11 @@ class Finding(NamedTuple):
     @property
     def slice(self) -> Slice:
         return Slice(self.slice_key, self.slice_value)
+
+    @property
+    def subject(self) -> tuple[str, bool]:
+        """Findings of one subject may be one incident: the arms' sample ratio is no fault of what a model served."""
+        return (self.model_name, self.metric.startswith(OF_RATIO))
 
     @property
     def has_excess(self) -> bool:

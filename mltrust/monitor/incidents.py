@@ -13,14 +13,14 @@ from itertools import groupby
 from math import isnan, nan, sqrt
 from typing import Literal, NamedTuple, TypedDict
 
-from mltrust.monitor.finding import OF_DRIFT, Finding, Severity
+from mltrust.monitor.finding import OF_OTHERS, Finding, Severity
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import Slice, attributes_of
 
 State = Literal["open", "recovered", "lapsed", "merged"]
-#: Drift is looked for once a day, and what it finds on the next day, or the one after, goes on.
-_DRIFT_LAPSES_AFTER = timedelta(days=3)
+#: Other jobs look once a day, and what they find on the next day, or the one after, goes on.
+_OTHERS_LAPSE_AFTER = timedelta(days=3)
 #: Whether a series could be judged in the bucket that begins then.
 Judged = Callable[[SeriesKey, datetime], bool]
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
@@ -152,6 +152,7 @@ class _Open:
     """An incident that is not over, while findings are gone through."""
 
     incident_id: str
+    subject: tuple[str, bool]
     opened_at: datetime
     last: Incident | None = None
     told_score: float = 0.0
@@ -235,7 +236,7 @@ class _Book:
             if state == "open" or each.quiet is None or each.last is None:
                 continue
             self._open.remove(each)
-            reason = None if state == "recovered" else f"{each.last.reason}; it could not be judged any more"
+            reason = None if state == "recovered" else f"{each.last.reason}; {_lapsed(each.quiet.lead)}"
             self._revise(
                 each,
                 each.quiet.at,
@@ -263,7 +264,7 @@ class _Book:
         return "open"
 
     def _lapses_after(self, lead: SeriesKey) -> timedelta:
-        own = _DRIFT_LAPSES_AFTER if lead.metric.startswith(OF_DRIFT) else self._policy.recover_after * self._bucket
+        own = _OTHERS_LAPSE_AFTER if _is_of_others(lead) else self._policy.recover_after * self._bucket
         return max(self._lapse, own)
 
     def take(self, found: Sequence[Finding], at: datetime) -> None:
@@ -271,13 +272,13 @@ class _Book:
         touched: list[_Open] = []
         for group in families(found):
             slices = {each.slice for each in group}
-            mine = [each for each in self._open if _same(each, group[0].model_name) and related(each.slices, slices)]
+            mine = [each for each in self._open if each.subject == group[0].subject and related(each.slices, slices)]
             if mine:
                 home, *others = sorted(mine, key=lambda each: (each.opened_at, each.incident_id))
                 for other in others:
                     self._merge(other, home, at)
             else:
-                home = _Open(_incident_id(group), at - self._bucket)
+                home = _Open(_incident_id(group), group[0].subject, at - self._bucket)
                 self._open.append(home)
             for each in group:
                 home.take(each)
@@ -334,8 +335,12 @@ class _Book:
 _MARKS = frozenset((2, 3, 5, 10, 20, 50, 100, 200, 500))
 
 
-def _same(each: _Open, model_name: str) -> bool:
-    return next(iter(each.by_series)).model_name == model_name
+def _is_of_others(lead: SeriesKey) -> bool:
+    return lead.metric.startswith(OF_OTHERS)
+
+
+def _lapsed(lead: SeriesKey) -> str:
+    return "it was not found again" if _is_of_others(lead) else "it could not be judged any more"
 
 
 def _lead(last: Incident) -> SeriesKey:
@@ -420,13 +425,13 @@ def _contributor(series: SeriesKey, evidence: _Evidence) -> Contributor:
 
 
 def families(found: Sequence[Finding]) -> list[list[Finding]]:
-    """The findings of one bucket by model and slice family: those that share a member are one."""
+    """The findings of one bucket by subject and slice family: those that share a member are one."""
     groups: list[list[Finding]] = []
     for each in found:
         mine = [
             group
             for group in groups
-            if group[0].model_name == each.model_name and related({row.slice for row in group}, {each.slice})
+            if group[0].subject == each.subject and related({row.slice for row in group}, {each.slice})
         ]
         groups = [group for group in groups if group not in mine]
         groups.append([row for group in mine for row in group] + [each])

@@ -96,7 +96,7 @@ def decide(
     """
     found: list[Decision] = []
     for incident in live:
-        if not _applies(rule, incident):
+        if not applies(rule, incident):
             continue
         known = _known(rule, incident, [*past, *found])
         if known is not None and _happened(known, registry):
@@ -113,7 +113,8 @@ def decide(
     return found
 
 
-def _applies(rule: RollbackRule, incident: Incident) -> bool:
+def applies(rule: RollbackRule, incident: Incident) -> bool:
+    """Whether an incident is of the rule's metrics and slices, grave enough, and has lasted long enough."""
     return (
         rule.concerns(incident.metric, str(incident.slice))
         and _RANK[incident.severity] >= _RANK[rule.severity]
@@ -167,7 +168,7 @@ def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incide
     mine = next((each for each in live if each.incident_id == due.incident_id), None)
     if mine is None:
         return "its incident was over before anything was done"
-    return "" if _applies(rule, mine) else f"rule {rule.name} does not apply to its incident any more"
+    return "" if applies(rule, mine) else f"rule {rule.name} does not apply to its incident any more"
 
 
 def _says_more(said: Decision, known: Decision) -> bool:
@@ -199,15 +200,15 @@ def _judged(
 ) -> _Judged:
     """What is to be done: the first reason against it, else due."""
     blamed = incident.blamed_version
-    why = f"{incident.metric} of {incident.slice}: {incident.reason}"
+    named = f"{incident.metric} of {incident.slice}"
+    why = incident.reason if incident.reason.startswith(named) else f"{named}: {incident.reason}"
     if not blamed:
         return _Judged(
             "refused", registry.alias_version, None, "several versions served it, and none is to blame alone"
         )
     own = [each for each in newest(past) if _is_of(each, incident.model_name, rule.alias)]
     mine = _hash(rule.name, incident.incident_id)
-    deeds = [each for each in own if each.action in ("rollback", "stop") and each.decision_id != mine]
-    acted = [each for each in deeds if each.state in ("done", "due")]
+    acted = [each for each in own if _is_deed(each) and each.decision_id != mine]
     if registry.hold is not None:
         return _Judged("held", registry.alias_version, None, f"a person holds it: {registry.hold}")
     if rule.action == "stop":
@@ -322,6 +323,16 @@ def of_another(decision: Decision, monitor_id: str) -> Decision:
     if decision.action == "observe":
         return decision
     return decision._replace(decision_id=f"{monitor_id}/{decision.decision_id}")
+
+
+def last_deed(decisions: Iterable[Decision], alias: str) -> Decision | None:
+    """What was done last, or is due, to the model through an alias; None where nothing was."""
+    deeds = [each for each in newest(decisions) if each.alias == alias and _is_deed(each)]
+    return max(deeds, key=lambda each: each.decided_at, default=None)
+
+
+def _is_deed(each: Decision) -> bool:
+    return each.action in ("rollback", "stop") and each.state in ("done", "due")
 
 
 def newest(revisions: Iterable[Decision]) -> list[Decision]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mltrust.monitor import bands, concurrent  # noqa: F401 - registers the detectors
+from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.concurrent import label_of, pairings
 from mltrust.monitor.detectors import DETECTORS, Detector, Scored, Sight
@@ -159,7 +160,11 @@ def judged_in(panel: Panel, monitor: Monitor) -> Judged:
 
 def _had_enough(panel: Panel, monitor: Monitor, look: _Look) -> np.ndarray:
     own, least = panel.rows(look.rows), look.detection.min_requests
-    counts_requests = np.array([monitor.series.metrics[key.metric].source == "requests" for key in own.keys])
+    # Of a part is known that it did not occur: it has no value where its whole has no requests.
+    metrics, by_metric = monitor.series.metrics, monitor.series.breakdowns
+    counts_requests = np.array(
+        [metrics[key.metric].source == "requests" and part_of(key, by_metric) is None for key in own.keys]
+    )
     is_count = np.array([kind == "count" for kind in own.kinds])[:, None]
     enough = np.where(is_count, (own.n > 0) | ~counts_requests[:, None], own.n >= least)
     if look.detector.of_arms:
@@ -207,7 +212,7 @@ def _finding(panel: Panel, sight: Sight, look: _Look, scored: Scored, row: int, 
         excess=numbers["excess"],
         noise=numbers["noise"],
     )
-    return explained(found, look.detector.words, serving(panel, key.model_name, where))
+    return explained(found, look.detector.words, serving(panel, key.model_name, where, key.arm))
 
 
 def explained(found: Finding, words: str, alone: str) -> Finding:
@@ -218,14 +223,26 @@ def explained(found: Finding, words: str, alone: str) -> Finding:
     return found._replace(reason=reason, blamed_version=blamed)
 
 
-def serving(panel: Panel, model_name: str, at: int) -> str:
-    """The version that served (nearly) all requests of a bucket, '' where there is none or it is not known."""
+def serving(panel: Panel, model_name: str, at: int, arm: str = "") -> str:
+    """The version that served (nearly) all requests of a bucket, or of an arm in it, '' where none is known to."""
     sizes: dict[str, float] = {}
     for row, key in enumerate(panel.keys):
-        if key.model_name == model_name and not key.slice_key and not key.arm and key.model_version != EVERY_VERSION:
+        is_whole = key.model_name == model_name and key.arm == arm and not key.slice_key
+        if is_whole and key.model_version != EVERY_VERSION:
             sizes[key.model_version] = max(sizes.get(key.model_version, 0.0), float(panel.n[row, at]))
     total = sum(sizes.values())
     return next((version for version, n in sizes.items() if total and n >= _ALONE * total), "")
+
+
+def candidate_of(panel: Panel, arms: Arms | None) -> str:
+    """The version that alone served all arms but the named control in the last bucket, if that had another; or ''."""
+    if arms is None or arms.control is None or not panel.n_buckets:
+        return ""
+    last = panel.n_buckets - 1
+    served = {key.arm: serving(panel, key.model_name, last, key.arm) for key in panel.keys if key.arm}
+    of_control = served.pop(arms.control, "")
+    of_treatments = set(served.values())
+    return of_treatments.pop() if len(of_treatments) == 1 and of_control not in of_treatments else ""
 
 
 def known_from(rows: Iterable[Finding], monitor: Monitor) -> list[Finding]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
-from mltrust.monitor.finding import Severity
+from mltrust.monitor.finding import OF_OTHERS, Severity
 from mltrust.monitor.series import Kind
 from mltrust.slices import Slicing
 
@@ -25,7 +25,8 @@ class SeriesMetric:
     `value` is an SQL expression on a record: for a share a condition, for a mean a number. Of `rejects` a count is
     by `reason_code` (all without one). Of `outcomes` a share is that of requests with an outcome named `outcome` of
     a value above 0, a mean that of the outcomes' sums per request; a bucket is known `maturity_hours` after its end.
-    `worse` says in which direction a change is harm.
+    `worse` says in which direction a change is harm. `by` breaks a count or a share down, by `reason_code` for
+    rejects, else by an SQL expression on a record: the series are then there per value as well, as slices.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -37,6 +38,7 @@ class SeriesMetric:
     outcome: str | None = None
     maturity_hours: float = 0.0
     worse: Direction = "both"
+    by: str | None = None
 
     def __post_init__(self) -> None:
         if self.source == "requests" and self.kind != "count" and self.value is None:
@@ -51,6 +53,20 @@ class SeriesMetric:
             raise ValueError(f"value: expected only with source: requests, given with {self.source}")
         if self.maturity_hours < 0:
             raise ValueError(f"maturity_hours is {self.maturity_hours}, expected 0 or more")
+        if self.by is not None:
+            self._check_breakdown(self.by)
+
+    def _check_breakdown(self, by: str) -> None:
+        if self.source == "outcomes" or self.kind == "mean":
+            raise ValueError("by: expected with a count or share of requests, or with rejects: their parts add up")
+        if self.source == "rejects" and (by != "reason_code" or self.reason_code is not None):
+            raise ValueError(
+                f"by is {by!r}, expected 'reason_code' with source: rejects, and no reason_code beside it"
+            )
+        if not by.strip() or " x " in by or "\\" in by:
+            raise ValueError(
+                f"by is {by!r}, expected an SQL expression without ' x ' and backslashes: it names slices"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +112,11 @@ class SeriesSpec:
             raise ValueError("lateness_seconds and silence_seconds: expected 0 or more")
         if self.history_days <= 0:
             raise ValueError(f"history_days is {self.history_days}, expected above 0")
+        for name, by in self.breakdowns.items():
+            if by in self.slices.attributes:
+                raise ValueError(
+                    f"metrics.{name}.by is {by!r}, expected another name than those of slices.attributes"
+                )
 
     @property
     def bucket(self) -> timedelta:
@@ -104,6 +125,11 @@ class SeriesSpec:
     def maturing(self, metric: str) -> timedelta:
         """How long after its end a bucket of the metric is known, in whole buckets."""
         return -(-timedelta(hours=self.metrics[metric].maturity_hours) // self.bucket) * self.bucket
+
+    @property
+    def breakdowns(self) -> dict[str, str]:
+        """What metrics are broken down by, of those that are."""
+        return {name: metric.by for name, metric in self.metrics.items() if metric.by is not None}
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -204,7 +230,8 @@ class RollbackRule:
     registry alias back to the version that it had before; `stop` only decides and tells `page` and the decisions
     table, from which services route. After an action nothing is done to the model for `cool_down_hours`; a version
     that was rolled back is no target for `blame_days`. What was judged up to more than `evidence_hours` ago is no
-    reason to act: an old log must move no alias of today. A dry run says what it would do.
+    reason to act: an old log must move no alias of today. A dry run says what it would do. What other jobs found
+    (`drift *`, `srm *`) concerns a rule only where `metrics` names it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -229,7 +256,9 @@ class RollbackRule:
             raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 
     def concerns(self, metric: str, slice_name: str) -> bool:
-        return _matches(metric, self.metrics) and _matches(slice_name, self.slices)
+        origin = next((each.strip() for each in OF_OTHERS if metric.startswith(each)), "")
+        naming = [each for each in self.metrics if each.startswith(origin)]
+        return _matches(metric, naming) and _matches(slice_name, self.slices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from mltrust.monitor.detectors import DETECTORS
-from mltrust.monitor.finding import OF_DRIFT, Severity
-from mltrust.monitor.spec import Detection, Monitor, RollbackRule
-from mltrust.slices import Slicing
+from mltrust.monitor.finding import OF_DRIFT, OF_RATIO, Severity
+from mltrust.monitor.spec import Detection, Monitor, RollbackRule, SeriesSpec
 
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
 _WILD = re.compile(r"[*?\[]")
@@ -15,7 +14,7 @@ _WILD = re.compile(r"[*?\[]")
 
 def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[str]:
     """Patterns that match no metric or slice, detectors without arms, rules that no finding is grave enough for."""
-    metrics, keys = list(monitor.series.metrics), _keys(monitor.series.slices)
+    metrics, keys = list(monitor.series.metrics), _keys(monitor.series)
     for at, each in enumerate(monitor.detectors):
         yield from _of_metrics(f"detectors.{at}", each.metrics, metrics)
         yield from _of_slices(f"detectors.{at}", each.slices, keys)
@@ -24,12 +23,18 @@ def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[s
     named = [(f"events.{each.name}", each.metrics, each.slices) for each in monitor.events]
     named += [(f"rules.{each.name}", each.metrics, each.slices) for each in monitor.rules]
     for where, of_metrics, of_slices in named:
-        of_drift = [each for each in of_metrics if _begins_alike(OF_DRIFT, each)]
-        yield from _of_metrics(where, [each for each in of_metrics if each not in of_drift], metrics)
-        if not of_drift:  # which is found in slices of its own
+        elsewhere = [each for each in of_metrics if any(_begins_alike(name, each) for name in _of_others(monitor))]
+        yield from _of_metrics(where, [each for each in of_metrics if each not in elsewhere], metrics)
+        if not elsewhere:  # which is found in slices of its own
             yield from _of_slices(where, of_slices, keys)
     for rule in monitor.rules:
         yield from _too_mild(rule, detections, metrics)
+
+
+def _of_others(monitor: Monitor) -> tuple[str, ...]:
+    """What metrics begin with that other jobs may find."""
+    arms = monitor.series.arms
+    return (OF_DRIFT,) if arms is None or arms.experiment_id is None else (OF_DRIFT, OF_RATIO)
 
 
 def _of_metrics(where: str, patterns: Collection[str], metrics: Collection[str]) -> Iterator[str]:
@@ -50,8 +55,13 @@ def _begins_alike(beginning: str, pattern: str) -> bool:
     return literal.startswith(beginning) or (literal != pattern and beginning.startswith(literal))
 
 
-def _keys(slices: Slicing) -> list[str]:
-    return [f"{' x '.join(names)}:" for names in slices.declared()]
+def _keys(series: SeriesSpec) -> list[str]:
+    """What names of slices begin with; rejects are broken down over everything only."""
+    declared = [*series.slices.declared()]
+    for name, by in series.breakdowns.items():
+        inside = [()] if series.metrics[name].source == "rejects" else [(), *series.slices.declared()]
+        declared += [tuple(sorted((*names, by))) for names in inside]
+    return [f"{' x '.join(names)}:" for names in dict.fromkeys(declared)]
 
 
 def _too_mild(rule: RollbackRule, detections: tuple[Detection, ...], metrics: Collection[str]) -> Iterator[str]:

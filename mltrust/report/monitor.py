@@ -6,10 +6,12 @@ from datetime import datetime
 from html import escape
 from itertools import groupby
 from math import isnan, nan
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mltrust.monitor.cells import EVERY_VERSION
-from mltrust.monitor.finding import Finding
+from mltrust.monitor.finding import OF_RATIO, Finding
+from mltrust.monitor.guardrails import Guardrail, Serving
 from mltrust.monitor.incidents import Contributor, Incident, current
 from mltrust.monitor.rules import Decision, newest
 from mltrust.monitor.scan import Band
@@ -18,9 +20,10 @@ from mltrust.monitor.spec import Monitor
 from mltrust.report.health import seconds
 from mltrust.report.numbers import number
 from mltrust.report.page import document, pill, section, table
+from mltrust.report.standing import guardrail_section, plain, time_of, version_section, when
 
 _WIDTH, _HEIGHT = 560, 150
-_LEFT, _BOTTOM, _TOP = 70, 24, 8
+_LEFT, _BOTTOM, _TOP = 84, 24, 8
 _SHOWN_INCIDENTS, _SHOWN_DECISIONS, _SHOWN_SLICES = 30, 15, 40
 
 _COLOURS = {"open": "bad", "recovered": "good", "merged": "good", "lapsed": "unknown"}
@@ -30,7 +33,7 @@ class View(NamedTuple):
     """What there is to see of a monitor at a moment: `revisions` of incidents and decisions, bands by series.
 
     `is_idle`: no bucket has ended since the last scan; `n_judged` and `judged`, by slice and metric, are then of the
-    last one.
+    last one. `aliases` is what the registry said that the aliases of the rules name; empty where it was not reached.
     """
 
     monitor: Monitor
@@ -47,6 +50,9 @@ class View(NamedTuple):
     refresh_seconds: int | None = None
     is_idle: bool = False
     judged: Collection[tuple[str, str]] = frozenset()
+    serving: Sequence[Serving] = ()
+    aliases: Mapping[str, str | None] = MappingProxyType({})
+    guardrails: Sequence[Guardrail] = ()
 
 
 def words(view: View) -> str:
@@ -64,12 +70,12 @@ def words(view: View) -> str:
 
 def markdown(view: View) -> str:
     """The scan in one page of Markdown, after its verdict."""
-    parts = [words(view), f"Judged up to {_time(view.upto)}."]
+    parts = [words(view), f"Judged up to {time_of(view.upto)}."]
     if view.live:
         head = "| incident | since | metric | slice | version | value | expected | severity |"
         head += "\n|---|---|---|---|---|--:|--:|---|"
         rows = [
-            f"| {each.incident_id} | {_time(each.opened_at)} | {each.metric} | {_cell(str(each.slice))} "
+            f"| {each.incident_id} | {time_of(each.opened_at)} | {each.metric} | {_cell(str(each.slice))} "
             f"| {_cell(each.blamed_version or each.model_version)} | {number(each.value)} | {number(each.expected)} "
             f"| {each.severity} |"
             for each in view.live
@@ -77,7 +83,9 @@ def markdown(view: View) -> str:
         parts.append("### Open incidents\n\n" + "\n".join([head, *rows]))
     said = [each for each in newest(view.decisions) if each.action != "observe"][-_SHOWN_DECISIONS:]
     if said:
-        lines = [f"- {_time(each.decided_at)} {each.rollback_rule}: **{each.state}**, {each.reason}" for each in said]
+        lines = [
+            f"- {time_of(each.decided_at)} {each.rollback_rule}: **{each.state}**, {each.reason}" for each in said
+        ]
         parts.append("### Decisions\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
@@ -104,21 +112,29 @@ def series_of(view: View, since: datetime) -> dict[str, list[tuple[datetime, flo
 
 
 def live_page(view: View) -> str:
-    """The page that people leave open: status, incidents, decisions, and series with their bands."""
+    """The page that people leave open: versions, incidents, guardrails, decisions, and series with their bands."""
     monitor = view.monitor
     status, word = _status(view)
     header = (
         f"<header><p class='kicker'>mltrust monitor <b>{escape(monitor.monitor_id)}</b></p>"
         f"<h1>{escape(monitor.model_name)} {pill(status, word)}</h1><p>{escape(words(view))}.</p>"
-        f"<p class='quiet'>Judged up to <time>{_time(view.upto)}</time> UTC; written {_time(view.written_at)} UTC. "
-        f"Budget: {monitor.budget:g} false incidents in 30 days.</p></header>"
+        f"<p class='quiet'>Judged up to <time>{time_of(view.upto)}</time> UTC; written "
+        f"{time_of(view.written_at)} UTC. Budget: {monitor.budget:g} false incidents in 30 days.</p></header>"
     )
     footer = (
         "<footer class='quiet'>Bands are those of the same hour of earlier weeks, red points are findings. Tables: "
         "<code>monitor_series</code>, <code>monitor_findings</code>, <code>incidents</code>, <code>decisions</code>, "
         "<code>notifications</code>.</footer>"
     )
-    parts = [header, _incident_table(view), _decision_table(view.decisions), _status_grid(view), _charts(view)]
+    parts = [
+        header,
+        version_section(view.serving, view.aliases, view.decisions),
+        _incident_table(view),
+        guardrail_section(view.guardrails),
+        _decision_table(view.decisions),
+        _status_grid(view),
+        _charts(view),
+    ]
     return document(f"{monitor.model_name}: {word}", [*parts, footer], view.refresh_seconds)
 
 
@@ -177,8 +193,8 @@ def _incident_cells(each: Incident) -> list[str]:
         escape(each.blamed_version or each.model_version),
         number(each.value),
         number(each.expected),
-        _time(each.opened_at),
-        _time(each.seen_until),
+        when(each.opened_at),
+        when(each.seen_until),
     ]
 
 
@@ -189,10 +205,10 @@ def _decision_table(decisions: Sequence[Decision]) -> str:
     shown = sorted(said, key=lambda each: each.decided_at, reverse=True)[:_SHOWN_DECISIONS]
     rows = [
         [
-            _time(each.decided_at),
+            when(each.decided_at),
             escape(each.rollback_rule),
             escape(each.action),
-            f"<b>{escape(each.state)}</b>",
+            f"<b>{escape(plain(each.state))}</b>",
             f"{escape(each.from_version or '–')} → {escape(each.to_version or '–')}",
             escape(each.reason),
         ]
@@ -209,7 +225,10 @@ def _status_grid(view: View) -> str:
     rows = [
         [
             f"<b>{escape(name)}</b>",
-            *(_mark((name, metric), bad, view.judged) for metric in names),
+            *(
+                _mark((name, metric), bad, view.judged, "not judged" if name in view.slices else "–")
+                for metric in names
+            ),
         ]
         for name in slices[:_SHOWN_SLICES]
     ]
@@ -217,10 +236,13 @@ def _status_grid(view: View) -> str:
     return section("Open incidents by slice and metric", table(("slice", *names), rows) + more)
 
 
-def _mark(cell: tuple[str, str], bad: Collection[tuple[str, str]], judged: Collection[tuple[str, str]]) -> str:
+def _mark(
+    cell: tuple[str, str], bad: Collection[tuple[str, str]], judged: Collection[tuple[str, str]], otherwise: str
+) -> str:
+    """A part of a breakdown is no slice of other metrics, which therefore say nothing of it."""
     if cell in bad:
         return "<span class='bad'>✕ incident</span>"
-    return f"<span class='quiet'>{'✓' if cell in judged else 'not judged'}</span>"
+    return f"<span class='quiet'>{'✓' if cell in judged else otherwise}</span>"
 
 
 def _charts(view: View) -> str:
@@ -253,7 +275,7 @@ def _chart(key: SeriesKey, band: Band, findings: Sequence[Finding]) -> str:
     place = _Place(len(band.times), min(numbers), max(numbers))
     last = next((value for value in reversed(band.value) if not isnan(value)), nan)
     text = (
-        f"{key.metric} of {key.slice} from {_time(band.times[0])} to {_time(band.times[-1])}: last value "
+        f"{key.metric} of {key.slice} from {time_of(band.times[0])} to {time_of(band.times[-1])}: last value "
         f"{number(last)}, {len(hits)} findings"
     )
     marks = "".join(
@@ -268,8 +290,8 @@ def _chart(key: SeriesKey, band: Band, findings: Sequence[Finding]) -> str:
         f"<path d='{place.line(band.value)}' class='value'/>{marks}"
         f"<text x='{_LEFT - 6}' y='{_TOP + 10}' text-anchor='end'>{number(place.high)}</text>"
         f"<text x='{_LEFT - 6}' y='{_HEIGHT - _BOTTOM}' text-anchor='end'>{number(place.low)}</text>"
-        f"<text x='{_LEFT}' y='{_HEIGHT - 4}'>{_time(band.times[0])}</text>"
-        f"<text x='{_WIDTH - 6}' y='{_HEIGHT - 4}' text-anchor='end'>{_time(band.times[-1])}</text></svg>"
+        f"<text x='{_LEFT}' y='{_HEIGHT - 4}'>{time_of(band.times[0])}</text>"
+        f"<text x='{_WIDTH - 6}' y='{_HEIGHT - 4}' text-anchor='end'>{time_of(band.times[-1])}</text></svg>"
     )
 
 
@@ -306,11 +328,12 @@ class _Place:
 
 
 def _facts(last: Incident) -> str:
+    lasted = seconds((last.seen_until - last.opened_at).total_seconds())
     facts = {
         "version to blame": last.blamed_version or "none alone",
         "severity": last.severity,
-        "since": _time(last.opened_at),
-        "last seen": f"{_time(last.seen_until)}, after {seconds((last.seen_until - last.opened_at).total_seconds())}",
+        "since": time_of(last.opened_at),
+        "last seen": f"{time_of(last.seen_until)}, after {lasted}",
         "worst value": f"{number(last.value)}, expected {number(last.expected)}",
         "found by": last.detector,
         "buckets, findings": f"{last.n_buckets}, {last.n_findings}",
@@ -349,34 +372,46 @@ def _timeline(revisions: Sequence[Incident], decisions: Sequence[Decision]) -> s
     ]
     told += [(each.decided_at, f"{each.rollback_rule}: {each.state}, {each.reason}") for each in decisions]
     lines = "".join(
-        f"<li><time>{_time(at)}</time> {escape(text)}</li>" for at, text in sorted(told, key=lambda each: each[0])
+        f"<li><time>{time_of(at)}</time> {escape(text)}</li>" for at, text in sorted(told, key=lambda each: each[0])
     )
     return section("Timeline", f"<ol>{lines}</ol>")
 
 
+#: What to look at where the arms have not the units that were allocated to them.
+_OF_MISMATCH = (
+    "Do not read the effects of the experiment before the cause is known: its arms are not what was randomised.",
+    "Look at the checks: experiment_checks of that as_of says which slices are concerned and since which day.",
+    "Usual causes: an arm that loses logs or crashes, redirects, bots, weights that were changed in the conf only.",
+)
+
+
 def _what_to_do(last: Incident, decisions: Sequence[Decision]) -> str:
-    done = next((each for each in decisions if each.state == "done" and each.action == "rollback"), None)
-    waiting = next((each for each in decisions if each.state in ("refused", "held", "failed", "dry_run")), None)
-    if done is not None:
-        first = (
-            f"{done.alias} names version {done.to_version} again. Do not put {done.from_version} back before the "
-            "cause is known."
-        )
-    elif waiting is not None:
-        first = f"No rule acted: {waiting.reason}. Decide whether to move the alias by hand."
+    if last.metric.startswith(OF_RATIO):
+        looks: Sequence[str] = _OF_MISMATCH
     else:
-        first = "No rule applies to it. Decide whether the version stays."
-    advice = [
-        first,
-        f"Look at the requests: rows of inference_log of {last.slice} from {_time(last.opened_at)} on.",
-        "Compare with what the control served at the same time: season and traffic are the same.",
-        "If it was expected, name it under events in the conf: its buckets are then no history.",
-    ]
+        looks = (
+            f"Look at the requests: rows of inference_log of {last.slice} from {time_of(last.opened_at)} on.",
+            "Compare with what the control served at the same time: season and traffic are the same.",
+            "If it was expected, name it under events in the conf: its buckets are then no history.",
+        )
+    advice = [_what_was_done(decisions), *looks]
     return section("What to do", "<ol>" + "".join(f"<li>{escape(each)}</li>" for each in advice) + "</ol>")
 
 
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M}" if at.second == 0 else f"{at:%Y-%m-%d %H:%M:%S}"
+def _what_was_done(decisions: Sequence[Decision]) -> str:
+    done = next((each for each in decisions if each.state == "done" and each.action != "observe"), None)
+    waiting = next((each for each in decisions if each.state in ("refused", "held", "failed", "dry_run")), None)
+    if done is not None and done.action == "stop":
+        return f"Version {done.from_version} is stopped. See that services do not route to it any more."
+    if done is not None:
+        return (
+            f"{done.alias} names version {done.to_version} again. Do not put {done.from_version} back before the "
+            "cause is known."
+        )
+    if waiting is not None:
+        by_hand = "stop the version" if waiting.action == "stop" else "move the alias"
+        return f"No rule acted: {waiting.reason}. Decide whether to {by_hand} by hand."
+    return "No rule applies to it. Decide whether the version stays."
 
 
 def _cell(text: str) -> str:

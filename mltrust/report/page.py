@@ -37,8 +37,11 @@ a { color: var(--blue) }
 table { border-collapse: collapse; width: 100%; font-size: 14px }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top }
 thead th { color: var(--quiet); font-weight: 600; white-space: nowrap }
-.n { text-align: right; font-variant-numeric: tabular-nums }
-.state { white-space: nowrap }
+th.n, .n { text-align: right; font-variant-numeric: tabular-nums }
+.state, td time { white-space: nowrap }
+.blue { color: var(--blue) }
+.bar { display: inline-block; width: 72px; height: 8px; border-radius: 4px; background: var(--line) }
+.bar span { display: block; height: 100%; border-radius: 4px; background: var(--blue) }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 16px }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 4px }
@@ -73,11 +76,15 @@ def document(title: str, body: Sequence[str], refresh_seconds: int | None = None
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table of cells that are HTML already; columns named by `numbers` are set to the right."""
-    columns = "".join(f"<th scope='col'>{escape(each)}</th>" for each in head)
+    columns = "".join(_heading(name, at in numbers) for at, name in enumerate(head))
     lines = "".join(
         "<tr>" + "".join(_cell(cell, at in numbers) for at, cell in enumerate(row)) + "</tr>" for row in rows
     )
     return f"<div class='scroll'><table><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table></div>"
+
+
+def _heading(name: str, is_number: bool) -> str:
+    return f"<th scope='col'{' class=n' if is_number else ''}>{escape(name)}</th>"
 
 
 def _cell(cell: str, is_number: bool) -> str:

@@ -4,9 +4,11 @@ A bucket is made anew as a whole whenever something arrived for it, so that the 
 holds, however often and in how many pieces they were made.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from functools import reduce
+from itertools import product
 from math import nan
 from typing import NamedTuple
 
@@ -17,12 +19,14 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mltrust.errors import ConfError
-from mltrust.monitor.cells import EVERY_VERSION, NO_ARM, Cells, Row, Values, rolled_up
+from mltrust.monitor.breakdown import completed
+from mltrust.monitor.cells import EVERY_VERSION, NO_ARM, Cells, Row, Values, breakdown, capped, rolled_up
 from mltrust.monitor.series import Columns, Panel, SeriesKey
 from mltrust.monitor.spec import Monitor, SeriesMetric
+from mltrust.slices import MISSING, OVERALL, Slice, name_slice
 from mltrust.spark import units
 
-_UNKNOWN = "(unknown)"
+_UNKNOWN, _WHOLE = "(unknown)", Slice(*OVERALL)
 _LABELS = ("bucket", "model_version", "arm")
 
 
@@ -104,10 +108,12 @@ def of_requests(sources: Sources, monitor: Monitor, span: Span, *, max_cells: in
     rows = _rows(sources.log, monitor, span)
     metrics = {name: monitor.series.metrics[name] for name in names}
     each = rows.groupBy(*_keys(monitor), "request_id").agg(
-        *(_of_request(metric).alias(f"value{at}") for at, metric in enumerate(metrics.values()))
+        *(_of_request(metric).alias(f"value{at}") for at, metric in enumerate(metrics.values())),
+        *(_part_of_request(metric).alias(f"part{at}") for at, metric in enumerate(metrics.values()) if metric.by),
     )
-    cells = _cells(each.groupBy(*_keys(monitor)).agg(*_moments(len(names))), monitor, names, max_cells)
-    return rolled_up(cells, monitor, names)
+    parts = [f"part{at}" for at, metric in enumerate(metrics.values()) if metric.by]
+    reduced = each.groupBy(*_keys(monitor), *parts).agg(*_moments(len(names)))
+    return rolled_up(_cells(reduced, monitor, names, max_cells), monitor, names)
 
 
 def of_rejects(sources: Sources, monitor: Monitor, span: Span) -> list[Row]:
@@ -121,23 +127,35 @@ def of_rejects(sources: Sources, monitor: Monitor, span: Span) -> list[Row]:
     version = F.coalesce(F.nullif("model_version", F.lit("")), F.lit(_UNKNOWN)).alias("version")
     mine = F.col("model_name").isNull() | (F.col("model_name") == monitor.model_name)
     bucket = _bucket("ingested_at", monitor.series.bucket_seconds).alias("bucket")
-    reasons = {name: monitor.series.metrics[name].reason_code for name in names}
-    counts = (
-        F.count_if(F.lit(True) if reason is None else F.col("reason_code") == reason).alias(name)
-        for name, reason in reasons.items()
-    )
     rows = sources.rejects.where(mine & span.holds("ingested_at"))
-    found = rows.groupBy(bucket, version).agg(*counts).toArrow().to_pylist()
-    width = monitor.series.bucket
-    total = {(at, EVERY_VERSION): dict.fromkeys(names, 0) for at in span.buckets(width)}
-    for row in found:
-        total[row["bucket"], row["version"]] = {name: row[name] for name in names}
-        for name in names:
-            total[row["bucket"], EVERY_VERSION][name] += row[name]
+    found = rows.groupBy(bucket, version, "reason_code").agg(F.count("*").alias("n")).toArrow()
+    return counted(Rejects(*(found[name].to_pylist() for name in found.column_names)), monitor, names, span)
+
+
+class Rejects(NamedTuple):
+    """How many were rejected, by bucket, version and reason code."""
+
+    buckets: list[datetime]
+    versions: list[str]
+    codes: list[str]
+    counts: list[int]
+
+
+def counted(rejects: Rejects, monitor: Monitor, names: Sequence[str], span: Span) -> list[Row]:
+    """The series of rejects: of all versions and each, and of the parts of what is broken down by reason code."""
+    total: dict[tuple[str, str, Slice, datetime], int] = defaultdict(int)
+    for name, at in product(names, span.buckets(monitor.series.bucket)):
+        total[EVERY_VERSION, name, _WHOLE, at] = 0
+    parts = capped(rejects.buckets, rejects.codes, np.array(rejects.counts, dtype=float))
+    for (at, version, code, n), part in zip(zip(*rejects, strict=True), parts, strict=True):
+        for name, of in product(names, (version, EVERY_VERSION)):
+            metric = monitor.series.metrics[name]
+            total[of, name, _WHOLE, at] += n if metric.reason_code in (None, code) else 0
+            if metric.by is not None:
+                total[of, name, name_slice({metric.by: str(part)}), at] += n
     return [
-        Row(SeriesKey(monitor.model_name, version, "", name, "", ""), at, n, float(n), n**0.5)
-        for (at, version), told in total.items()
-        for name, n in told.items()
+        Row(SeriesKey(monitor.model_name, version, "", name, *of), at, n, float(n), n**0.5)
+        for (version, name, of, at), n in total.items()
     ]
 
 
@@ -174,14 +192,14 @@ def problems(log: DataFrame, monitor: Monitor) -> list[str]:
     """The metrics whose expression Spark does not take of the log, each as one line; no row is read."""
     found = []
     for name, metric in monitor.series.metrics.items():
-        try:
-            if metric.value is not None:
-                log.selectExpr(f"({metric.value}) AS value").schema  # noqa: B018 - which asks Spark
-        except PySparkException as error:
-            why = (error.getMessage() or "").partition("\n")[0]
-            found.append(
-                f"series.metrics.{name}.value is {metric.value!r}, expected an expression on a record: {why}"
-            )
+        given = {"value": metric.value, "by": metric.by if metric.source == "requests" else None}
+        for field, text in given.items():
+            try:
+                if text is not None:
+                    log.selectExpr(f"({text}) AS value").schema  # noqa: B018 - which asks Spark
+            except PySparkException as error:
+                why = (error.getMessage() or "").partition("\n")[0]
+                found.append(f"series.metrics.{name}.{field} is {text!r}, expected an expression on a record: {why}")
     return found
 
 
@@ -223,6 +241,12 @@ def _of_request(metric: SeriesMetric) -> Column:
     return F.max(F.coalesce(value.cast("boolean"), F.lit(False)).cast("int")).cast("double")
 
 
+def _part_of_request(metric: SeriesMetric) -> Column:
+    """The value that a request counts under; null where it does not count. Of several rows the first by name."""
+    value = F.coalesce(F.expr(metric.by or "").cast("string"), F.lit(MISSING))
+    return F.min(value if metric.kind == "count" else F.when(F.expr(metric.value or ""), value))
+
+
 def _moments(n: int) -> list[Column]:
     return [
         column
@@ -241,10 +265,13 @@ def _cells(reduced: DataFrame, monitor: Monitor, names: Sequence[str], max_cells
     labels = {name: table[name].to_pylist() for name in _LABELS}
     for name in monitor.series.slices.attributes:
         labels[name] = table[f"slice_{name}"].to_pylist()
+    broken = {name: f"part{at}" for at, name in enumerate(names) if name in monitor.series.breakdowns}
+    labels |= {breakdown(name): table[column].to_pylist() for name, column in broken.items()}
     _, counts = np.unique(np.array([each.timestamp() for each in labels["bucket"]]), return_counts=True)
     if counts.max(initial=0) > max_cells:
+        of = [*monitor.series.slices.attributes, *(monitor.series.breakdowns[name] for name in broken)]
         raise ConfError(
-            f"series.slices: a bucket has {counts.max():,} cells of {', '.join(monitor.series.slices.attributes)}, "
+            f"series.slices: a bucket has {counts.max():,} cells of {', '.join(of)}, "
             f"expected {max_cells:,} at most; give attributes with fewer values, or edges"
         )
     values = {
@@ -274,7 +301,8 @@ def panel(stored: DataFrame, made: Sequence[Row], monitor: Monitor, *, start: da
         _columns([(*row.key, *row[1:]) for row in made], keys, monitor, start),
     ]
     columns = Columns(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-    return Panel.of_columns(list(keys), monitor.series.kinds, columns, start=start, end=end, bucket=bucket)
+    found = Panel.of_columns(list(keys), monitor.series.kinds, columns, start=start, end=end, bucket=bucket)
+    return completed(found, monitor.series)
 
 
 _STORED = (*SeriesKey._fields, "bucket_start", "n_requests", "value", "std_error")

@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from mltrust.monitor.spec import Monitor, SeriesMetric, SeriesSpec
-from mltrust.spark.series import Sources, Span, arrived, newest, of_requests, problems
+from mltrust.spark.series import Sources, Span, arrived, newest, of_rejects, of_requests, problems
 
 START = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -38,6 +38,44 @@ def test_a_condition_that_is_null_is_not_met_and_a_number_that_is_null_is_left_o
     assert (found["score"].n_requests, found["score"].value) == (3, 0.5)
 
 
+def test_every_request_with_an_error_counts_under_one_error_type(spark: SparkSession) -> None:
+    types = [("r0", "timeout"), ("r0", "oom"), ("r1", None), ("r2", "timeout"), ("r3", "timeout"), ("r4", "")]
+    rows = [("m", "1", "production", START, START.date(), request, told, None) for request, told in types]
+    log = spark.createDataFrame(rows, SCHEMA)
+    failed = SeriesMetric("share", value="error_type IS NOT NULL", by="nullif(error_type, '')")
+    metrics = {"errors": failed, "requests": SeriesMetric("count", by="error_type IS NULL")}
+    monitor = Monitor("m", "log", "m", series=SeriesSpec(metrics))
+    made = of_requests(Sources(log, log, log), monitor, Span(((START, START + HOUR),)), max_cells=100)
+    found = {(row.key.metric, row.key.slice_value): row for row in made if row.key.model_version == "1"}
+    shares = {value: row.value for (metric, value), row in found.items() if metric == "errors"}
+    assert shares == {"": 0.8, "oom": 0.2, "timeout": 0.4, "(null)": 0.2}
+    counts = {value: row.n_requests for (metric, value), row in found.items() if metric == "requests"}
+    assert counts == {"": 5, "true": 1, "false": 4}
+    assert {row.n_requests for (metric, _), row in found.items() if metric == "errors"} == {5}
+
+
+def test_rejects_are_broken_down_by_reason_code(spark: SparkSession) -> None:
+    given = [("m", "1", "domain"), ("m", "", "domain"), (None, None, "json"), ("another", "1", "json")]
+    rows = [(*row, START + timedelta(minutes=at)) for at, row in enumerate(given)]
+    schema = "model_name STRING, model_version STRING, reason_code STRING, ingested_at TIMESTAMP"
+    rejects = spark.createDataFrame(rows, schema)
+    metrics = {"rejects": SeriesMetric("count", source="rejects", by="reason_code")}
+    monitor = Monitor("m", "log", "m", series=SeriesSpec(metrics))
+    made = of_rejects(Sources(rejects, rejects, rejects), monitor, Span(((START, START + 2 * HOUR),)))
+    found = {(row.key.model_version, str(row.key.slice), row.bucket_start): row.value for row in made}
+    assert found == {
+        ("(all)", "overall", START): 3,
+        ("(all)", "overall", START + HOUR): 0,
+        ("(all)", "reason_code:domain", START): 2,
+        ("(all)", "reason_code:json", START): 1,
+        ("1", "overall", START): 1,
+        ("1", "reason_code:domain", START): 1,
+        ("(unknown)", "overall", START): 2,
+        ("(unknown)", "reason_code:domain", START): 1,
+        ("(unknown)", "reason_code:json", START): 1,
+    }
+
+
 def test_a_record_ahead_of_the_clock_says_nothing_of_how_far_time_has_come(log: DataFrame) -> None:
     last = START + timedelta(minutes=3)
     assert newest(log, MONITOR, START + HOUR) == last
@@ -52,3 +90,6 @@ def test_an_expression_that_spark_does_not_take_is_a_problem_of_the_conf(log: Da
         metrics = {"errors": SeriesMetric("share", value=wrong)}
         (told,) = problems(log, Monitor("m", "log", "m", series=SeriesSpec(metrics)))
         assert told.startswith("series.metrics.errors.value is")
+        by = {"errors": SeriesMetric("count", by=wrong)}
+        (told,) = problems(log, Monitor("m", "log", "m", series=SeriesSpec(by)))
+        assert told.startswith("series.metrics.errors.by is")

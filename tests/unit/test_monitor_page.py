@@ -1,15 +1,18 @@
 """The pages of a monitor: they say what is wrong in words, show it, and need nothing from elsewhere."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from mltrust.monitor.guardrails import Serving, guardrails
 from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.scan import bands_of, scan
 from mltrust.monitor.spec import Monitor, SeriesMetric, SeriesSpec
 from mltrust.report.monitor import View, incident_page, live_page, markdown, metrics, series_of, words
 from tests.unit.test_monitor_detectors import FIRST, panel_of, watching
-from tests.unit.test_monitor_incidents import HOUR, IncidentPolicy, incidents
+from tests.unit.test_monitor_incidents import HOUR, START, IncidentPolicy, incidents
+from tests.unit.test_monitor_others import mismatch
 from tests.unit.test_monitor_rules import REGISTRY, RULE, incident, past
 
 
@@ -61,6 +64,35 @@ def test_the_live_page_is_whole_and_fetches_nothing() -> None:
     assert "device:d1" in page
     assert "<b></b>" not in page  # a slice's name is text
     assert "&lt;b&gt;" in page
+
+
+def test_the_live_page_has_the_versions_and_the_guardrails() -> None:
+    seen = view()
+    rules = guardrails([RULE], seen.live, seen.decisions, [], {}, seen.written_at)
+    page = live_page(
+        seen._replace(serving=[Serving("2", 900, 0.9, 0.8)], aliases={"champion": "1"}, guardrails=rules)
+    )
+    assert read(page).open == []
+    assert "90.0%" in page
+    assert "pill blue'>champion" in page
+    assert "Guardrails" in page
+
+
+def test_the_page_of_a_mismatch_says_what_is_not_to_be_read() -> None:
+    told = incidents([mismatch()], IncidentPolicy(), bucket=HOUR, upto=START + 5 * HOUR)
+    seen = view()._replace(revisions=told.revisions, live=told.live)
+    page = incident_page(seen, told.live[0].incident_id)
+    assert read(page).open == []
+    assert "Do not read the effects" in page
+    assert "inference_log" not in page
+
+
+def test_the_page_of_a_stopped_version_says_so() -> None:
+    seen = view()
+    stop = replace(RULE, action="stop")
+    (due,) = decide(stop, [incident(seen.live[0].incident_id)], [], REGISTRY, seen.upto)
+    seen = seen._replace(decisions=[due, carried_out(due, now=seen.upto)])
+    assert "Version 2 is stopped" in incident_page(seen, seen.live[0].incident_id)
 
 
 def test_charts_say_in_words_what_they_show() -> None:

@@ -15,6 +15,7 @@ from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
+from mltrust.monitor.incidents import always
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.series import SeriesKey
@@ -36,6 +37,7 @@ from mltrust.watch import (
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
+from tests.unit.test_monitor_others import mismatch
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
 from tests.unit.test_monitor_rules import incident, past
 
@@ -189,6 +191,19 @@ def test_a_registry_that_is_down_is_asked_again_at_the_next_scan(registry: Regis
     assert keeper(tables).decisions([incident()], NOW, NOW)[-1].state == "done"
 
 
+def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Registry) -> None:
+    tables, registry.named = Tables(), "2"
+    tables.append([each._asdict() | {"monitor_id": "theirs"} for each in past("1", "2")], "decisions")
+    watching = keeper(tables)
+    registry.is_down = True
+    watching.decisions([incident()], NOW, NOW)
+    assert (watching.registries, len(watching.others)) == ({}, 2)
+    registry.is_down = False
+    watching.decisions([incident()], NOW, NOW)
+    assert registry.moves == [("2", "1")]
+    assert watching.registries["champion"].alias_version == "1"
+
+
 def test_what_a_scan_can_be_without_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     def down() -> None:
         raise ConnectionError("tracking is down")
@@ -239,6 +254,22 @@ def test_drift_that_is_found_late_is_taken_once() -> None:
     told, known = keeper(tables).findings([], [late], NOW + 3 * MINUTE, NOW + 4 * MINUTE)
     assert (told, known) == ([], [late._replace(judged_at=NOW + MINUTE)])
     assert len(tables.rows_of["monitor_findings"]) == 1
+
+
+def test_a_failed_sample_ratio_is_told_once_and_moves_no_alias(registry: Registry) -> None:
+    tables, registry.named = Tables(), "2"
+    tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
+    monitor = replace(MONITOR, rules=(replace(RULE, evidence_hours=1e6),))
+    for at in range(3):  # analyze_experiment has it in its table for days, beside what detectors find
+        since = NOW + at * MINUTE
+        _, findings = keeper(tables, monitor).findings([], [mismatch()], since, since + MINUTE)
+        revisions, live = keeper(tables, monitor).incidents(findings, always, since + MINUTE)
+        decisions = keeper(tables, monitor).decisions(live, since + MINUTE, NOW + DAY)
+    assert [(each.metric, each.severity) for each in live] == [("srm ranker", "critical")]
+    assert [each.state for each in revisions] == ["open"]
+    assert len(tables.rows_of["monitor_findings"]) == 1
+    assert {each.action for each in decisions} == {"observe"}
+    assert registry.moves == []
 
 
 def test_findings_ahead_of_the_clock_go() -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from mltrust.errors import ConfError
 from mltrust.io.notify import address_of, deliver
-from mltrust.monitor.notices import Notice, attempted, newest, to_send
-from mltrust.monitor.spec import Target
+from mltrust.monitor.notices import Notice, attempted, newest, of_decisions, to_send
+from mltrust.monitor.rules import carried_out, decide
+from mltrust.monitor.spec import Monitor, RollbackRule, Target
+from tests.unit.test_monitor_rules import REGISTRY, incident
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
@@ -136,3 +138,18 @@ def test_a_webhook_is_an_address_of_the_web() -> None:
 def test_apprise_is_an_extra() -> None:
     pytest.importorskip("apprise")
     assert "does not know" in str(deliver(notice(), Target("apprise", "nonsense")))
+
+
+def test_a_service_that_is_told_to_stop_a_candidate_gets_the_model_the_version_and_the_action(
+    receiver: Receiver,
+) -> None:
+    rule = RollbackRule("candidate", action="stop", dry_run=False, page=("router",))
+    monitor = Monitor("watch", "log", "m", rules=(rule,), notify={"router": receiver.target})
+    made = decide(rule, [incident(version="3")], [], REGISTRY, NOW)
+    decisions = [*made, *(carried_out(each, now=NOW) for each in made)]
+    (queued,) = of_decisions(decisions, monitor, NOW)
+    assert deliver(queued, monitor.notify[queued.target]) is None
+    told = json.loads(receiver.bodies[0])
+    wanted = ("kind", "model_name", "model_version", "action", "state", "dry_run", "rollback_rule", "incident_id")
+    assert [told[name] for name in wanted] == ["decision", "m", "3", "stop", "done", False, "candidate", "a"]
+    assert receiver.keys == [told["notice_id"]]

@@ -1,0 +1,110 @@
+"""How things stand, for people to look at: which versions serve, and what every rollback rule would do now."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mltrust.monitor.cells import EVERY_VERSION
+from mltrust.monitor.incidents import Incident
+from mltrust.monitor.rules import Decision, Registry, applies, last_deed, newest
+from mltrust.monitor.series import Panel
+from mltrust.monitor.spec import Monitor, RollbackRule
+
+Standing = Literal["quiet", "not yet", "waits", "would act", "due", "acted", "refused", "held", "failed"]
+_OF_STATE: Mapping[str, Standing] = {
+    "dry_run": "would act",
+    "due": "due",
+    "done": "acted",
+    "refused": "refused",
+    "held": "held",
+    "failed": "failed",
+}
+
+
+class Serving(NamedTuple):
+    """A version that served: its requests in a window up to now, its share of them, and that of the last bucket."""
+
+    model_version: str
+    n_requests: int
+    share: float
+    last_share: float
+
+
+class Guardrail(NamedTuple):
+    """A rule, how it stands now and why, and until when it does nothing because something was done."""
+
+    rule: RollbackRule
+    standing: Standing
+    reason: str
+    decided_at: datetime | None = None
+    cools_until: datetime | None = None
+
+
+def serving_versions(panel: Panel, monitor: Monitor, window: timedelta) -> list[Serving]:
+    """The versions that served in the last buckets, those with the most requests first."""
+    first = max(0, panel.n_buckets - max(1, window // panel.bucket))
+    n: dict[str, np.ndarray] = {}
+    for row, key in enumerate(panel.keys):
+        is_whole = not key.slice_key and not key.arm and key.model_version != EVERY_VERSION
+        if is_whole and monitor.series.metrics[key.metric].source == "requests":
+            own = panel.n[row, first:]
+            n[key.model_version] = np.maximum(n.get(key.model_version, 0.0), own)
+    total = sum(n.values(), np.zeros(panel.n_buckets - first))
+    if not total.sum():
+        return []
+    last = max(1.0, float(total[-1]))
+    found = [
+        Serving(version, int(own.sum()), float(own.sum() / total.sum()), float(own[-1]) / last)
+        for version, own in n.items()
+        if own.sum()
+    ]
+    return sorted(found, key=lambda each: (-each.n_requests, each.model_version))
+
+
+def guardrails(
+    rules: Iterable[RollbackRule],
+    live: Sequence[Incident],
+    decisions: Sequence[Decision],
+    others: Sequence[Decision],
+    registries: Mapping[str, Registry],
+    now: datetime,
+) -> list[Guardrail]:
+    """Every rule as it stands, given the open incidents and decisions of its monitor, and those of others."""
+    return [_guardrail(rule, live, decisions, others, registries.get(rule.alias), now) for rule in rules]
+
+
+def _guardrail(
+    rule: RollbackRule,
+    live: Sequence[Incident],
+    decisions: Sequence[Decision],
+    others: Sequence[Decision],
+    registry: Registry | None,
+    now: datetime,
+) -> Guardrail:
+    deed = last_deed([*decisions, *others], rule.alias)
+    until = None if deed is None else deed.decided_at + timedelta(hours=rule.cool_down_hours)
+    cools_until = until if until is not None and until > now else None
+    mine = {each.incident_id for each in live if applies(rule, each)}
+    said = [each for each in newest(decisions) if each.rollback_rule == rule.name and each.incident_id in mine]
+    if said:
+        last = max(said, key=lambda each: (each.decided_at, each.decision_id))
+        return Guardrail(rule, _OF_STATE[last.state], last.reason, last.decided_at, cools_until)
+    standing, reason = _without_decision(rule, live, bool(mine), registry)
+    return Guardrail(rule, standing, reason, None, cools_until)
+
+
+def _without_decision(
+    rule: RollbackRule, live: Sequence[Incident], concerns: bool, registry: Registry | None
+) -> tuple[Standing, str]:
+    if concerns:
+        return "waits", "an incident concerns it; the registry was not reached yet"
+    if registry is not None and registry.hold is not None:
+        return "held", f"a person holds it: {registry.hold}"
+    near = [each for each in live if rule.concerns(each.metric, str(each.slice))]
+    if near:
+        most = max(near, key=lambda each: each.n_buckets)
+        has = f"{most.severity}, {most.n_buckets} bucket{'s' if most.n_buckets > 1 else ''} with findings"
+        return "not yet", f"incident {most.incident_id} has {has}; needs {rule.severity}, {rule.persistence}"
+    return "quiet", ""
