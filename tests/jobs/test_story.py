@@ -58,7 +58,8 @@ class Story:
             "monitors/recommender.yaml",
             detectors=[{"kind": "concurrent", "metrics": ["error_rate"], "severity": "critical", "min_requests": 5}],
             rules=[
-                {"name": "errors", "metrics": ["error_rate"], "dry_run": False, "evidence_hours": 1e6, "page": ["file"]}
+                {"name": "errors", "metrics": ["error_rate"], "dry_run": False, "evidence_hours": 1e6}
+                | {"page": ["file"]}
             ],
             notify={"file": {"kind": "file", "address": str(folder / "notices.jsonl")}},
         )  # fmt: skip
