@@ -5,7 +5,7 @@ process also takes the landing files in.
 """
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
@@ -67,7 +67,8 @@ def scan_again(
     """A scan of what arrived by now, up to the event time that it reaches."""
     lake = runtime.lakehouse(tick.sparkSession, conf)
     inputs = lake.versions(*watch.READ)
-    scanned = watch.scanned(lake, conf, None, inputs, tracked.stamp | {"input_versions": inputs}, since=since)
+    stamp = tracked.stamp | {"input_versions": inputs, "written_at": datetime.now(UTC)}
+    scanned = watch.scanned(lake, conf, None, inputs, stamp, since=since)
     view = scanned.view._replace(refresh_seconds=max(1, round(seconds)))
     watch.written_pages(view, f"{lake.folder('monitor')}/{conf.the_monitor().monitor_id}")
     watch.going_on("tracking", partial(charted, scanned, tracked))

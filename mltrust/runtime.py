@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
@@ -310,9 +311,17 @@ def until_stopped(queries: Sequence[StreamingQuery]) -> None:
                 raise operators_mistake(error, query.name) or error
     finally:
         for query in queries:
-            query.stop()
+            _ended(query)
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _ended(query: StreamingQuery, patience: float = 20) -> None:
+    """Ends a query between two batches: one that is cut off is sound, and done again, but prints what it died of."""
+    until = time.monotonic() + patience
+    while query.isActive and query.status["isTriggerActive"] and time.monotonic() < until:
+        time.sleep(0.05)
+    query.stop()
 
 
 _COMMON = ("config", "env", "as_of")

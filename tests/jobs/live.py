@@ -31,7 +31,7 @@ MONITOR = {
     "model_name": "recommender",
     "series": {
         "bucket_seconds": 10,
-        "lateness_seconds": 5,
+        "lateness_seconds": 3,
         "history_days": 0.05,
         "metrics": {
             "requests": {"kind": "count"},
@@ -269,7 +269,7 @@ def run(
         moved = waited(lambda: place.champion() == "1" or not process.is_running, 180)
         moved_at = datetime.now(UTC)
         traffic.fault = None  # the service follows the alias
-        waited(lambda: any(row["state"] == "recovered" for row in place.rows("incidents")), 240 if moved else 0)
+        waited(lambda: any(each["state"] == "recovered" for each in place.notices()), 240 if moved else 0)
         recovered_at = datetime.now(UTC)
     finally:
         traffic.stop()
