@@ -115,7 +115,14 @@ class Place:
         confs = copied_conf(folder, n_units=10)
         env = yaml.safe_load((confs / "env/local.yaml").read_text())
         self._runs = {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")}
-        env |= {"root": str(folder / "lake"), "master": "local[2]", "tracking": self._runs, "ingest": ingest or {}}
+        env |= {
+            "root": str(folder / "lake"),
+            "master": "local[2]",
+            "tracking": self._runs,
+            "ingest": ingest or {},
+            # A process of some minutes spends them on compiling what it never runs again.
+            "spark": {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"},
+        }
         (confs / "env/local.yaml").write_text(yaml.safe_dump(env))
         told = {"notify": {"file": {"kind": "file", "address": str(folder / "notices.jsonl")}}}
         self.config = confs / "monitors/live.yaml"
@@ -217,13 +224,13 @@ class Process:
         return self._log.read_text()[-4000:]
 
 
-def waited(until: Callable[[], object], seconds: float) -> bool:
-    """Whether something comes about within so many seconds."""
+def waited(until: Callable[[], object], seconds: float, every: float = 0.5) -> bool:
+    """Whether something comes about within so many seconds; looked at so often, which costs those that are watched."""
     end = time.monotonic() + seconds
     while not until():
         if time.monotonic() > end:
             return False
-        time.sleep(0.2)
+        time.sleep(every)
     return True
 
 
@@ -266,7 +273,7 @@ def run(
         time.sleep(clean_seconds)
         assert place.rows("incidents") == []
         traffic.fault = fault
-        moved = waited(lambda: place.champion() == "1" or not process.is_running, 180)
+        moved = waited(lambda: place.champion() == "1" or not process.is_running, 180, every=1)
         moved_at = datetime.now(UTC)
         traffic.fault = None  # the service follows the alias
         waited(lambda: any(each["state"] == "recovered" for each in place.notices()), 240 if moved else 0)
