@@ -225,7 +225,7 @@ class Process:
 
 
 def waited(until: Callable[[], object], seconds: float, every: float = 0.5) -> bool:
-    """Whether something comes about within so many seconds; looked at so often, which costs those that are watched."""
+    """Whether something comes about within so many seconds. To look often costs those that are watched."""
     end = time.monotonic() + seconds
     while not until():
         if time.monotonic() > end:
