@@ -174,7 +174,8 @@ def test_the_alias_was_moved_back_and_everyone_told(story: Story) -> None:
     assert [row["state"] for row in acted] == ["due", "done"]
     assert {(row["from_version"], row["to_version"]) for row in acted} == {("2", "1")}
     told = [json.loads(line) for line in (story.folder / "notices.jsonl").read_text().splitlines()]
-    assert {(each["kind"], each["state"]) for each in told} == {("incident", "opened"), ("decision", "done")}
+    kinds = [(each["kind"], each["state"]) for each in told]
+    assert kinds.count(("incident", "opened")) == kinds.count(("decision", "done")) == 1
 
 
 def test_the_page_shows_it(story: Story) -> None:
