@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import cache, partial
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,7 +30,7 @@ from mltrust.monitor.finding import Finding
 from mltrust.monitor.guardrails import guardrails, serving_versions
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
-from mltrust.monitor.others import origins
+from mltrust.monitor.others import Candidate, nobody, origins
 from mltrust.monitor.rules import Decision, Registry
 from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, merged, scan
 from mltrust.monitor.series import Panel, SeriesKey
@@ -123,7 +124,9 @@ def scanned(
     is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
     found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
     keeper = Keeper(lake, monitor, stamp)
-    others = [] if is_idle else of_others(lake, monitor, end, candidate_of(panel, monitor.series.arms))
+    others = (
+        [] if is_idle else of_others(lake, monitor, end, cache(partial(candidate_of, panel, monitor.series.arms)))
+    )
     told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     decisions, waiting = decided_and_told(keeper, revisions, live, end, now)
@@ -274,7 +277,7 @@ def _shown(panel: Panel, live: Sequence[Incident]) -> list[SeriesKey]:
     return list(dict.fromkeys([*leading, *whole]))[:_SHOWN_SERIES]
 
 
-def of_others(lake: Lakehouse, monitor: Monitor, end: datetime, candidate: str = "") -> list[Finding]:
+def of_others(lake: Lakehouse, monitor: Monitor, end: datetime, candidate: Candidate = nobody) -> list[Finding]:
     """What other jobs found of the monitor's model and experiment in runs of the last days."""
     found = []
     for origin in origins(monitor, candidate):

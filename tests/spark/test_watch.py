@@ -52,11 +52,16 @@ def test_failed_sample_ratios_of_the_experiment_in_the_last_days_are_found(lake:
         ("another", failed, AS_OF),
     ]
     lake.append([stamped(row._asdict() | {"experiment_id": of}, at) for of, row, at in rows], "experiment_checks")
-    found = {(str(each.slice), each.detector): each for each in of_others(lake, MONITOR, AS_OF, "2")}
+
+    def served(at: datetime) -> str:
+        return "2" if at == AS_OF else "1"
+
+    found = {(str(each.slice), each.detector): each for each in of_others(lake, MONITOR, AS_OF, served)}
     assert set(found) == {("overall", "sample ratio (chi-square)"), ("device:tablet", "sample ratio (sequential)")}
     overall = found["overall", "sample ratio (chi-square)"]
     assert (overall.judged_at, overall.bucket_start) == (AS_OF, AS_OF - DAY)
     assert (overall.n_requests, overall.pvalue, overall.blamed_version) == (900, 1e-9, "2")
+    assert found["device:tablet", "sample ratio (sequential)"].blamed_version == "1"  # of the day before
 
 
 def stopped(version: str, *, monitor_id: str = "watch", at: datetime = AS_OF, **changed: object) -> dict[str, object]:

@@ -42,7 +42,7 @@ def check(of: Slice = EVERYTHING, *, method: str = "chi-square", pvalue: float |
 
 
 def mismatch(of: Slice = EVERYTHING, **given: Any) -> Finding:
-    return of_ratio(check(of, **given), model_name="m", candidate="2")._replace(judged_at=START + 4 * HOUR)
+    return of_ratio(check(of, **given), model_name="m", candidate=lambda at: "2")._replace(judged_at=START + 4 * HOUR)
 
 
 def monitor(arms: Arms | None = OF_EXPERIMENT, **given: Any) -> Monitor:
@@ -149,9 +149,38 @@ def test_the_version_that_alone_served_an_arm_is_to_blame_for_it() -> None:
 
 
 def test_the_candidate_is_the_version_that_the_control_does_not_have() -> None:
-    panel = panel_of_arms()
+    panel, end = panel_of_arms(), START + 5 * HOUR
     assert [serving(panel, "m", 4, arm) for arm in ("control", "treatment")] == ["1", "2"]
-    assert candidate_of(panel, OF_EXPERIMENT) == "2"
-    assert candidate_of(panel_of_arms("1"), OF_EXPERIMENT) == ""
-    assert candidate_of(panel, Arms("experiment", "ranker")) == ""
-    assert candidate_of(panel, None) == ""
+    assert candidate_of(panel, OF_EXPERIMENT, end) == "2"
+    assert candidate_of(panel_of_arms("1"), OF_EXPERIMENT, end) == ""
+    assert candidate_of(panel, Arms("experiment", "ranker"), end) == ""
+    assert candidate_of(panel, None, end) == ""
+
+
+def test_to_blame_for_a_mismatch_is_who_served_then_and_not_who_serves_now() -> None:
+    panel = panel_of_arms()
+    keys = [key._replace(model_version="3") for key in panel.keys if key.model_version == "2"]
+    added = panel.n[[1, 3]].copy()
+    added[:, :3] = 0  # version 3 came in the fourth bucket, and 2 went
+    panel.n[[1, 3], 3:] = 0
+    n = np.vstack([panel.n, added])
+    both = Panel((*panel.keys, *keys), (*panel.kinds, "count", "count"), START, HOUR, n, n, n)
+    said = [candidate_of(both, OF_EXPERIMENT, START + at * HOUR) for at in (0, 1, 3, 4, 5, 6)]
+    assert said == ["", "2", "2", "3", "3", ""]  # before and after the panel nobody knows
+
+
+def test_the_candidate_is_asked_for_only_where_a_sample_ratio_failed() -> None:
+    asked: list[datetime] = []
+    _, ratio = origins(monitor(), lambda at: asked.append(at) or "2")  # type: ignore[func-returns-value]
+    assert asked == []
+    assert ratio.finding(check()).blamed_version == "2"
+    assert asked == [AS_OF]
+
+
+def test_every_arm_is_asked_once_for_who_served_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("mltrust.monitor.scan.serving", lambda panel, name, at, arm: asked.append(arm) or arm)
+    panel = panel_of_arms()
+    many = panel.rows([*range(len(panel.keys))] * 50)
+    candidate_of(many, OF_EXPERIMENT, START + HOUR)
+    assert sorted(asked) == ["control", "treatment"]
