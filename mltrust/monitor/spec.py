@@ -255,10 +255,13 @@ class RollbackRule:
         if min(self.cool_down_hours, self.blame_days, self.evidence_hours) < 0:
             raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 
+    def naming(self, origin: str) -> list[str]:
+        """The patterns that name what another job finds; `*` names it not."""
+        return [each for each in self.metrics if each.startswith(origin.strip())]
+
     def concerns(self, metric: str, slice_name: str) -> bool:
-        origin = next((each.strip() for each in OF_OTHERS if metric.startswith(each)), "")
-        naming = [each for each in self.metrics if each.startswith(origin)]
-        return _matches(metric, naming) and _matches(slice_name, self.slices)
+        origin = next((each for each in OF_OTHERS if metric.startswith(each)), "")
+        return _matches(metric, self.naming(origin)) and _matches(slice_name, self.slices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from mltrust.monitor.others import of_drift, of_ratio, origins
 from mltrust.monitor.rules import Registry, decide
 from mltrust.monitor.scan import candidate_of, scan, serving
 from mltrust.monitor.series import Panel, SeriesKey
-from mltrust.monitor.spec import Arms, Detection, Monitor, RollbackRule, SeriesMetric, SeriesSpec
+from mltrust.monitor.spec import Arms, Detection, Event, Monitor, RollbackRule, SeriesMetric, SeriesSpec
 from mltrust.monitor.unmatched import unmatched
 from mltrust.slices import Slice, name_slice
 from tests.unit.test_monitor_incidents import EVERYTHING, HOUR, START, finding
@@ -127,6 +127,30 @@ def test_a_rule_on_sample_ratios_needs_arms_of_an_experiment() -> None:
     assert list(unmatched(monitor(rules=rules), ())) == []
     (told,) = unmatched(monitor(Arms(), rules=rules), ())
     assert "rules.ratio.metrics: 'srm *' matches no metric" in told
+
+
+@pytest.mark.parametrize("pattern", ["dri*", "d*", "s*"])
+def test_a_rule_that_does_not_name_what_others_find_needs_a_metric_of_its_own(pattern: str) -> None:
+    rule = RollbackRule("r", metrics=(pattern,), severity="warning")
+    (told,) = unmatched(monitor(rules=(rule,)), (Detection("seasonal"),))
+    assert told.startswith(f"rules.r.metrics: {pattern!r} matches no metric")
+    # An event means whatever it matches.
+    event = Event("e", START, START + HOUR, metrics=(pattern,), slices=("devise:*",))
+    assert list(unmatched(monitor(events=(event,)), ())) == []
+
+
+def test_a_rule_on_every_metric_is_held_to_the_declared_slices() -> None:
+    rule = RollbackRule("r", slices=("devise:*",), severity="warning")
+    (told,) = unmatched(monitor(rules=(rule,)), (Detection("seasonal"),))
+    assert told.startswith("rules.r.slices: 'devise:*' matches no declared slice")
+
+
+@pytest.mark.parametrize("pattern", ["drift *", "drift*", "drift psi of age"])
+def test_a_critical_rule_on_drift_is_refused_as_drift_is_a_warning(pattern: str) -> None:
+    mild = RollbackRule("r", metrics=(pattern,), severity="warning")
+    assert list(unmatched(monitor(rules=(mild,)), ())) == []
+    (told,) = unmatched(monitor(rules=(replace(mild, severity="critical"),)), ())
+    assert told.startswith(f"rules.r: {pattern!r} with severity critical never acts, as drift is a warning")
 
 
 def panel_of_arms(treated: str = "2") -> Panel:
