@@ -31,7 +31,7 @@ from mltrust.monitor.guardrails import guardrails, serving_versions
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.others import Candidate, nobody, origins
-from mltrust.monitor.rules import Decision, Registry
+from mltrust.monitor.rules import Decision, Registry, Seen
 from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, merged, scan
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Monitor
@@ -148,7 +148,7 @@ def scanned(
         judged=found.judged,
         serving=serving_versions(panel, monitor, _DAY),
         aliases={alias: each.alias_version for alias, each in keeper.registries.items()},
-        guardrails=guardrails(monitor.rules, live, decisions, keeper.others, keeper.registries, clock),
+        guardrails=guardrails(monitor, live, decisions, keeper.others, keeper.registries, clock),
     )
     return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
 
@@ -390,12 +390,13 @@ class Keeper:
         now: datetime,
     ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
+        seen = Seen(upto, self._monitor.series.breakdowns)
         past, registries = [*own, *self.others], self.registries
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
         for rule in self._monitor.rules:
-            made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now, upto)
-        return made + rules.unconfirmed([*own, *made], self._monitor.rules, live, registries, now)
+            made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now, seen)
+        return made + rules.unconfirmed([*own, *made], self._monitor.rules, live, registries, now, seen)
 
     def _carried_out(self, due: Decision, now: datetime) -> Decision:
         if due.action == "stop":

@@ -7,6 +7,7 @@ a decision that is `due` is carried out by the job, which then writes the revisi
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from mltrust.monitor.incidents import Incident
@@ -39,6 +40,16 @@ class Decision(NamedTuple):
     dry_run: bool
     decided_at: datetime
     reason: str
+
+
+class Seen(NamedTuple):
+    """What a scan knows beside the registry: up to when was judged, by default now, and what metrics are by."""
+
+    upto: datetime | None = None
+    breakdowns: Mapping[str, str] = MappingProxyType({})
+
+
+_NOTHING = Seen()
 
 
 class Registry(NamedTuple):
@@ -87,16 +98,16 @@ def decide(
     past: Sequence[Decision],
     registry: Registry,
     now: datetime,
-    upto: datetime | None = None,
+    seen: Seen = _NOTHING,
 ) -> list[Decision]:
     """New revisions that the rule makes for open incidents; none where all is said.
 
-    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason. `upto` is up
-    to when was judged, by default now: evidence that is too old is none.
+    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason. Evidence that
+    is too old is none.
     """
     found: list[Decision] = []
     for incident in live:
-        if not applies(rule, incident):
+        if not applies(rule, incident, seen.breakdowns):
             continue
         known = _known(rule, incident, [*past, *found])
         if known is not None and _happened(known, registry):
@@ -104,7 +115,7 @@ def decide(
             continue
         if known is not None and (_is_settled(known, rule) or _rests(known, now)):
             continue
-        judged = _too_old(rule, registry, now - (upto or now)) or _judged(
+        judged = _too_old(rule, registry, now - (seen.upto or now)) or _judged(
             rule, incident, live, [*past, *found], registry, now
         )
         said = _revision(rule, incident, known, judged, now)
@@ -113,10 +124,10 @@ def decide(
     return found
 
 
-def applies(rule: RollbackRule, incident: Incident) -> bool:
+def applies(rule: RollbackRule, incident: Incident, breakdowns: Mapping[str, str]) -> bool:
     """Whether an incident is of the rule's metrics and slices, grave enough, and has lasted long enough."""
     return (
-        rule.concerns(incident.metric, str(incident.slice))
+        rule.concerns(incident.metric, incident.slice, breakdowns)
         and _RANK[incident.severity] >= _RANK[rule.severity]
         and incident.n_buckets >= rule.persistence
     )
@@ -147,13 +158,14 @@ def unconfirmed(
     live: Sequence[Incident],
     registries: Mapping[str, Registry],
     now: datetime,
+    seen: Seen = _NOTHING,
 ) -> list[Decision]:
     """What a run that died left due and no rule would do any more, held with the reason; done where it happened."""
     by_name = {rule.name: rule for rule in rules}
     found = []
     for due in to_carry_out(own):
         rule, registry = by_name.get(due.rollback_rule), registries.get(due.alias)
-        against = _against_due(due, rule, live)
+        against = _against_due(due, rule, live, seen)
         if registry is not None and _happened(due, registry):
             found.append(carried_out(due, now=now))
         elif against:
@@ -161,14 +173,14 @@ def unconfirmed(
     return found
 
 
-def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incident]) -> str:
+def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incident], seen: Seen) -> str:
     """Why what is due is not to be done any more, '' where it is."""
     if rule is None:
         return f"the conf has no rule {due.rollback_rule} any more"
     mine = next((each for each in live if each.incident_id == due.incident_id), None)
     if mine is None:
         return "its incident was over before anything was done"
-    return "" if applies(rule, mine) else f"rule {rule.name} does not apply to its incident any more"
+    return "" if applies(rule, mine, seen.breakdowns) else f"rule {rule.name} does not apply to its incident any more"
 
 
 def _says_more(said: Decision, known: Decision) -> bool:

@@ -180,9 +180,9 @@ _SIGNS = {"up": 1, "down": -1, "both": 0}
 
 def _forgotten(panel: Panel, monitor: Monitor) -> np.ndarray:
     """Which buckets of which series lie in a known event."""
-    found = np.zeros(panel.n.shape, dtype=bool)
+    found, by_metric = np.zeros(panel.n.shape, dtype=bool), monitor.series.breakdowns
     for event in monitor.events:
-        rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, str(key.slice))]
+        rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, key.slice, by_metric)]
         for row in rows:
             later = monitor.series.maturing(panel.keys[row].metric)
             starts = max(0, panel.index(event.start + later))
@@ -258,7 +258,7 @@ def _in_event(found: Finding, monitor: Monitor) -> bool:
     return any(
         event.start < found.judged_at
         and found.bucket_start < event.end
-        and event.concerns(found.metric, str(found.slice))
+        and event.concerns(found.metric, found.slice, monitor.series.breakdowns)
         for event in monitor.events
     )
 

@@ -16,6 +16,13 @@ from tests.unit.test_monitor_incidents import HOUR, START
 from tests.unit.test_monitor_rules import NOW, REGISTRY, RULE, incident, past, replace_alias, rolled_back
 
 DAY = timedelta(days=1)
+METRICS = {
+    "requests": SeriesMetric("count"),
+    "score": SeriesMetric("mean", value="s"),
+    "rejects": SeriesMetric("count", source="rejects"),
+    "purchases": SeriesMetric("share", source="outcomes", outcome="purchase"),
+}
+MONITOR = Monitor("m", "log", "m", series=SeriesSpec(METRICS))
 
 
 def stands(
@@ -27,7 +34,7 @@ def stands(
     registry: Registry | None = REGISTRY,
 ) -> Guardrail:
     registries = {} if registry is None else {rule.alias: registry}
-    (found,) = guardrails([rule], live, decisions or [], others or [], registries, NOW)
+    (found,) = guardrails(replace(MONITOR, rules=(rule,)), live, decisions or [], others or [], registries, NOW)
     return found
 
 
@@ -70,7 +77,7 @@ def test_a_rule_that_acted_cools_down_and_is_quiet_once_its_incident_is_over() -
     assert (found.standing, found.cools_until) == ("acted", until)
     over = stands(RULE, (), seen, registry=replace_alias("1"))
     assert (over.standing, over.cools_until) == ("quiet", until)
-    assert guardrails([RULE], (), seen, [], {}, until)[0].cools_until is None
+    assert guardrails(replace(MONITOR, rules=(RULE,)), (), seen, [], {}, until)[0].cools_until is None
 
 
 def test_what_another_monitor_did_cools_down_every_rule_of_the_alias() -> None:
@@ -107,15 +114,6 @@ def traffic() -> Panel:
     n.append([7e9] * 4)
     values = np.array(n)
     return Panel(tuple(keys), ("count",) * len(keys), START, HOUR, values, values, values)
-
-
-METRICS = {
-    "requests": SeriesMetric("count"),
-    "score": SeriesMetric("mean", value="s"),
-    "rejects": SeriesMetric("count", source="rejects"),
-    "purchases": SeriesMetric("share", source="outcomes", outcome="purchase"),
-}
-MONITOR = Monitor("m", "log", "m", series=SeriesSpec(METRICS))
 
 
 def test_versions_serve_what_the_log_says_of_requests() -> None:

@@ -110,7 +110,7 @@ def test_a_mismatch_that_is_not_found_again_for_three_days_has_lapsed() -> None:
 
 @pytest.mark.parametrize("metrics", [("*",), ("s*",), ("errors",)])
 def test_a_rule_that_does_not_name_it_leaves_a_mismatch_alone(metrics: tuple[str, ...]) -> None:
-    assert not RollbackRule("r", metrics=metrics).concerns("srm ranker", "overall")
+    assert not RollbackRule("r", metrics=metrics).concerns("srm ranker", EVERYTHING, {})
 
 
 def test_a_rule_that_names_it_stops_the_candidate() -> None:

@@ -68,7 +68,7 @@ def test_the_live_page_is_whole_and_fetches_nothing() -> None:
 
 def test_the_live_page_has_the_versions_and_the_guardrails() -> None:
     seen = view()
-    rules = guardrails([RULE], seen.live, seen.decisions, [], {}, seen.written_at)
+    rules = guardrails(replace(seen.monitor, rules=(RULE,)), seen.live, seen.decisions, [], {}, seen.written_at)
     page = live_page(
         seen._replace(serving=[Serving("2", 900, 0.9, 0.8)], aliases={"champion": "1"}, guardrails=rules)
     )
