@@ -245,7 +245,7 @@ def _of_request(metric: SeriesMetric) -> Column:
 def _part_of_request(metric: SeriesMetric) -> Column:
     """The value that a request counts under; null where it does not count. Of several rows the first by name."""
     value = F.coalesce(F.expr(metric.by or "").cast("string"), F.lit(MISSING))
-    return F.min(value if metric.kind == "count" else F.when(F.expr(metric.value or ""), value))
+    return F.min(value if metric.kind == "count" else F.when(F.expr(metric.value or "").cast("boolean"), value))
 
 
 def _moments(n: int) -> list[Column]:
