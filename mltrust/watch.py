@@ -27,7 +27,7 @@ from mltrust.monitor import notices, rules
 from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
-from mltrust.monitor.guardrails import guardrails, serving_versions
+from mltrust.monitor.guardrails import guardrails, served_beside, serving_versions
 from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
 from mltrust.monitor.notices import Notice
 from mltrust.monitor.others import Candidate, nobody, origins
@@ -129,7 +129,8 @@ def scanned(
     )
     told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
-    decisions, waiting = decided_and_told(keeper, revisions, live, end, now)
+    seen = Seen(end, monitor.series.breakdowns, partial(served_beside, panel, monitor))
+    decisions, waiting = decided_and_told(keeper, revisions, live, seen, now)
     if last is None or last.upto != end or any(part.span.ranges for part in made):
         keeper.series(made, Known(end, inputs, series_hash(monitor), found.n_judged))
     view = View(
@@ -157,12 +158,12 @@ def decided_and_told(
     keeper: "Keeper",
     revisions: Sequence[Incident],
     live: Sequence[Incident],
-    end: datetime,
+    seen: Seen,
     now: Callable[[], datetime],
 ) -> tuple[list[Decision], int]:
     """All decisions, and how many notices still wait: incidents are told before the registry is asked."""
     waiting = keeper.tell(revisions, (), now)
-    decisions = keeper.decisions(live, end, now())
+    decisions = keeper.decisions(live, seen, now())
     return decisions, keeper.tell((), decisions, now) if decisions else waiting
 
 
@@ -358,7 +359,7 @@ class Keeper:
         live = [each._replace(revision=numbers[each.incident_id]) for each in told.live]
         return [*known, *fresh], live
 
-    def decisions(self, live: Sequence[Incident], upto: datetime, now: datetime) -> list[Decision]:
+    def decisions(self, live: Sequence[Incident], seen: Seen, now: datetime) -> list[Decision]:
         """All decisions, those of this scan made and carried out; none is made while the registry does not answer."""
         past, name = self._read("decisions", Decision), self._monitor.model_name
         aliases = {each.alias for each in self._monitor.rules}
@@ -369,7 +370,7 @@ class Keeper:
             # Whatever its client raises: watching and paging go on, and the next scan asks again.
             log.warning("registry: %s: %s", type(error).__name__, error)
             return past
-        made = self._decided(live, past, upto, now)
+        made = self._decided(live, past, seen, now)
         self._append("decisions", made)
         done = [self._carried_out(each, now) for each in rules.to_carry_out([*past, *made])]
         self._append("decisions", done)
@@ -386,11 +387,10 @@ class Keeper:
         self,
         live: Sequence[Incident],
         own: Sequence[Decision],
-        upto: datetime,
+        seen: Seen,
         now: datetime,
     ) -> list[Decision]:
         name, made = self._monitor.model_name, list[Decision]()
-        seen = Seen(upto, self._monitor.series.breakdowns)
         past, registries = [*own, *self.others], self.registries
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)

@@ -11,6 +11,7 @@ from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import Decision, Registry, applies, last_deed, newest
 from mltrust.monitor.series import Panel
 from mltrust.monitor.spec import Monitor, RollbackRule
+from mltrust.states.moments import FloatArray
 
 Standing = Literal["quiet", "not yet", "waits", "would act", "due", "acted", "refused", "held", "failed"]
 _OF_STATE: Mapping[str, Standing] = {
@@ -45,12 +46,7 @@ class Guardrail(NamedTuple):
 def serving_versions(panel: Panel, monitor: Monitor, window: timedelta) -> list[Serving]:
     """The versions that served in the last buckets, those with the most requests first."""
     first = max(0, panel.n_buckets - max(1, window // panel.bucket))
-    n: dict[str, np.ndarray] = {}
-    for row, key in enumerate(panel.keys):
-        is_whole = not key.slice_key and not key.arm and key.model_version != EVERY_VERSION
-        if is_whole and monitor.series.metrics[key.metric].source == "requests":
-            own = panel.n[row, first:]
-            n[key.model_version] = np.maximum(n.get(key.model_version, 0.0), own)
+    n = {version: own[first:] for version, own in _requests(panel, monitor).items()}
     total = sum(n.values(), np.zeros(panel.n_buckets - first))
     if not total.sum():
         return []
@@ -61,6 +57,23 @@ def serving_versions(panel: Panel, monitor: Monitor, window: timedelta) -> list[
         if own.sum()
     ]
     return sorted(found, key=lambda each: (-each.n_requests, each.model_version))
+
+
+def served_beside(panel: Panel, monitor: Monitor, version: str) -> frozenset[str]:
+    """The other versions that served in the last bucket in which this one did; none where it is not known to have."""
+    n = _requests(panel, monitor)
+    own = np.nonzero(n.get(version, np.zeros(0)))[0]
+    return frozenset(other for other, of in n.items() if own.size and other != version and of[own[-1]] > 0)
+
+
+def _requests(panel: Panel, monitor: Monitor) -> dict[str, FloatArray]:
+    """The requests of every version, bucket by bucket: the most that a metric knows of."""
+    n: dict[str, FloatArray] = {}
+    for row, key in enumerate(panel.keys):
+        is_whole = not key.slice_key and not key.arm and key.model_version != EVERY_VERSION
+        if is_whole and monitor.series.metrics[key.metric].source == "requests":
+            n[key.model_version] = np.maximum(n.get(key.model_version, 0.0), panel.n[row])
+    return n
 
 
 def guardrails(

@@ -5,7 +5,7 @@ a decision that is `due` is carried out by the job, which then writes the revisi
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -42,11 +42,20 @@ class Decision(NamedTuple):
     reason: str
 
 
+def _nobody(version: str) -> frozenset[str]:
+    """No version is known to have served beside another."""
+    return frozenset()
+
+
 class Seen(NamedTuple):
-    """What a scan knows beside the registry: up to when was judged, by default now, and what metrics are by."""
+    """What a scan knows beside the registry: up to when was judged, by default now, and what metrics are by.
+
+    `beside` says which other versions served in the last bucket in which a version did.
+    """
 
     upto: datetime | None = None
     breakdowns: Mapping[str, str] = MappingProxyType({})
+    beside: Callable[[str], frozenset[str]] = _nobody
 
 
 _NOTHING = Seen()
@@ -116,7 +125,7 @@ def decide(
         if known is not None and (_is_settled(known, rule) or _rests(known, now)):
             continue
         judged = _too_old(rule, registry, now - (seen.upto or now)) or _judged(
-            rule, incident, live, [*past, *found], registry, now
+            rule, incident, live, [*past, *found], registry, now, seen
         )
         said = _revision(rule, incident, known, judged, now)
         if known is None or _says_more(said, known):
@@ -209,6 +218,7 @@ def _judged(
     past: Sequence[Decision],
     registry: Registry,
     now: datetime,
+    seen: Seen,
 ) -> _Judged:
     """What is to be done: the first reason against it, else due."""
     blamed = incident.blamed_version
@@ -224,12 +234,9 @@ def _judged(
     if registry.hold is not None:
         return _Judged("held", registry.alias_version, None, f"a person holds it: {registry.hold}")
     if rule.action == "stop":
-        against = _cooling(rule, acted, now)
-        return (
-            _Judged("refused", blamed, None, against)
-            if against
-            else _Judged("due", blamed, None, f"stop {blamed}: {why}")
-        )
+        against = _cooling(rule, acted, now) or _against_stop(incident, past, seen)
+        state: State = "refused" if against else "due"
+        return _Judged(state, blamed, None, against or f"stop {blamed}: {why}")
     if registry.alias_version != blamed:
         reason = f"{rule.alias} names {registry.alias_version or 'nothing'}, not {blamed}, which is to blame"
         return _Judged("refused", registry.alias_version, None, reason)
@@ -241,6 +248,28 @@ def _judged(
     if against := _against_target(rule, target, incident, live, acted, registry, now):
         return _Judged("refused", blamed, target, against)
     return _Judged("due", blamed, target, f"{rule.alias} from {blamed} to {target}: {why}")
+
+
+def _against_stop(incident: Incident, past: Iterable[Decision], seen: Seen) -> str:
+    """Why the version to blame must serve on, '' where another could take its requests."""
+    blamed = incident.blamed_version
+    if seen.beside(blamed) - stopped(past, incident.model_name):
+        return ""
+    return f"no other version that is not stopped served beside {blamed} in the last bucket that it had"
+
+
+def stopped(past: Iterable[Decision], model_name: str) -> frozenset[str]:
+    """The versions that must not serve, as in the view of that name, and those of which it is due.
+
+    They were stopped or rolled back, and no alias was seen to come to name them since.
+    """
+    rows = [each for each in past if each.model_name == model_name]
+    moves = [each for each in rows if each.action == "observe" and each.revision > 0]
+    deeds = [each for each in newest(rows) if _is_deed(each)]
+    by_version: dict[str | None, Decision] = {}
+    for each in sorted([*moves, *deeds], key=lambda each: (each.decided_at, each.action != "observe")):
+        by_version[each.to_version if each.action == "observe" else each.from_version] = each
+    return frozenset(version for version, last in by_version.items() if version and last.action != "observe")
 
 
 def _put_back(acted: Sequence[Decision], blamed: str) -> Decision | None:

@@ -14,6 +14,8 @@ from mltrust.experiment.check import Check
 from mltrust.io.tables import Lakehouse
 from mltrust.io.views import VIEWS
 from mltrust.metrics import MetricColumns
+from mltrust.monitor import rules
+from mltrust.monitor.rules import Decision
 from mltrust.monitor.spec import Arms, Monitor, SeriesMetric, SeriesSpec
 from mltrust.verdicts import Verdict
 from mltrust.watch import of_others
@@ -122,6 +124,8 @@ def test_versions_that_were_stopped_and_not_put_back_must_not_serve(lake: Lakeho
     rows = lake.view("stopped_versions").collect()
     assert {(row["model_name"], row["model_version"]) for row in rows} == STOPPED
     assert len(rows) == len(STOPPED)
+    past = [Decision(*(row[name] for name in Decision._fields)) for row in DECISIONS if row["state"] != "due"]
+    assert {(model, each) for model in ("recommender", "another") for each in rules.stopped(past, model)} == STOPPED
     (second,) = [row for row in rows if row["model_version"] == "2"]
     assert (second["action"], second["monitor_id"], second["reason"]) == ("rollback", "watch", "stop 2")
     (fifth,) = [row for row in rows if row["model_version"] == "5"]

@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from mltrust.monitor.guardrails import Guardrail, guardrails, serving_versions
+from mltrust.monitor.guardrails import Guardrail, guardrails, served_beside, serving_versions
 from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import Decision, Registry, carried_out, decide, of_another
 from mltrust.monitor.series import Panel, SeriesKey
@@ -123,6 +123,18 @@ def test_versions_serve_what_the_log_says_of_requests() -> None:
     assert serving_versions(traffic().before(START), MONITOR, DAY) == []
     # A window shorter than a bucket is one bucket.
     assert [each.n_requests for each in serving_versions(traffic(), MONITOR, HOUR / 4)] == [150, 50]
+
+
+def test_who_served_beside_a_version_is_told_by_the_last_bucket_that_it_had() -> None:
+    panel = traffic()
+    assert served_beside(panel, MONITOR, "2") == {"1"}
+    assert served_beside(panel, MONITOR, "1") == {"2"}
+    assert served_beside(panel.before(START + 3 * HOUR), MONITOR, "1") == frozenset()  # 2 came later
+    assert served_beside(panel, MONITOR, "9") == frozenset()
+    switched = replace(panel, n=panel.n.copy())
+    switched.n[[at for at, key in enumerate(panel.keys) if key.model_version == "1"], 3] = 0
+    assert served_beside(switched, MONITOR, "2") == frozenset()
+    assert served_beside(switched, MONITOR, "1") == frozenset()
 
 
 def test_the_versions_say_what_the_aliases_name_and_what_was_decided_last() -> None:

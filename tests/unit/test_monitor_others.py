@@ -18,6 +18,7 @@ from mltrust.monitor.spec import Arms, Detection, Event, Monitor, RollbackRule, 
 from mltrust.monitor.unmatched import unmatched
 from mltrust.slices import Slice, name_slice
 from tests.unit.test_monitor_incidents import EVERYTHING, HOUR, START, finding
+from tests.unit.test_monitor_rules import BESIDE
 
 AS_OF = START + timedelta(days=1)
 TABLET = name_slice({"device": "tablet"})
@@ -117,7 +118,7 @@ def test_a_rule_that_names_it_stops_the_candidate() -> None:
     live = incidents([mismatch()], IncidentPolicy(), bucket=HOUR, upto=START + 4 * HOUR).live
     now = datetime(2026, 11, 3, tzinfo=UTC)
     rule = RollbackRule("ratio", metrics=("srm *",), action="stop", dry_run=False)
-    (due,) = decide(rule, live, [], Registry("1", frozenset("12")), now)
+    (due,) = decide(rule, live, [], Registry("1", frozenset("12")), now, BESIDE)
     assert (due.state, due.action, due.from_version) == ("due", "stop", "2")
     assert decide(replace(rule, metrics=("*",)), live, [], Registry("1", frozenset("12")), now) == []
 

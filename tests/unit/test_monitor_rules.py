@@ -11,19 +11,24 @@ from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import (
     Decision,
     Registry,
+    Seen,
     carried_out,
     decide,
     newest,
     observed,
     of_another,
     previous_version,
+    stopped,
     to_carry_out,
 )
 from mltrust.monitor.spec import RollbackRule
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
 RULE = RollbackRule("errors", metrics=("error*",), dry_run=False)
+STOP = replace(RULE, action="stop")
 REGISTRY = Registry("2", frozenset(("1", "2", "3")))
+#: Versions 1 and 2 serve at once.
+BESIDE = Seen(beside=lambda version: frozenset("12") - {version})
 
 
 def incident(
@@ -210,8 +215,35 @@ def test_two_incidents_of_one_version_move_the_alias_once() -> None:
 
 
 def test_stopping_a_candidate_needs_no_alias() -> None:
-    (due,) = decide(replace(RULE, action="stop"), [incident(version="3")], [], Registry("2", REGISTRY.versions), NOW)
+    (due,) = decide(STOP, [incident(version="3")], [], Registry("2", REGISTRY.versions), NOW, BESIDE)
     assert (due.state, due.from_version) == ("due", "3")
+
+
+def test_the_only_version_that_serves_is_not_stopped() -> None:
+    (said,) = decide(STOP, [incident(version="3")], [], REGISTRY, NOW, Seen(beside=lambda version: frozenset()))
+    assert (said.state, "beside 3" in said.reason) == ("refused", True)
+    assert decide(STOP, [incident(version="3")], [], REGISTRY, NOW)[0].state == "refused"  # nothing is known
+    # Once another serves it is stopped.
+    (due,) = decide(STOP, [incident(version="3")], [said], REGISTRY, NOW, BESIDE)
+    assert (due.state, due.revision) == ("due", 1)
+
+
+def test_a_version_beside_which_only_stopped_ones_serve_is_not_stopped() -> None:
+    seen = decide(replace(STOP, name="another", alias="other"), [incident()], [], REGISTRY, NOW, BESIDE)
+    for after in (seen, [*seen, carried_out(seen[0], now=NOW)]):  # due in the same scan, and done
+        assert stopped(after, "m") == {"2"}
+        (said,) = decide(STOP, [incident("b", version="1")], after, REGISTRY, NOW, BESIDE)
+        assert said.state == "refused"
+    # A person put it back.
+    back = past("1", "2", at=NOW + timedelta(hours=1))
+    assert stopped([*after, *back], "m") == frozenset()
+    assert decide(STOP, [incident("b", version="1")], [*after, *back], REGISTRY, NOW, BESIDE)[0].state == "due"
+
+
+def test_two_versions_that_serve_are_not_both_stopped_in_one_scan() -> None:
+    live = [incident("a", version="1"), incident("b", version="2")]
+    impatient = replace(STOP, cool_down_hours=0)
+    assert [each.state for each in decide(impatient, live, [], REGISTRY, NOW, BESIDE)] == ["due", "refused"]
 
 
 def test_the_alias_is_written_down_when_it_moved_and_only_then() -> None:

@@ -17,7 +17,7 @@ from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
 from mltrust.monitor.incidents import always
 from mltrust.monitor.notices import Notice
-from mltrust.monitor.rules import carried_out, decide
+from mltrust.monitor.rules import Seen, carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span, problems
@@ -105,12 +105,12 @@ def test_a_rollback_is_seen_by_the_other_monitors_of_the_model(registry: Registr
     tables, other = Tables(), replace(MONITOR, monitor_id="other")
     for version in ("1", "2"):
         registry.named = version
-        keeper(tables).decisions([], NOW, NOW - DAY)
-    keeper(tables).decisions([incident()], NOW, NOW)
+        keeper(tables).decisions([], Seen(NOW), NOW - DAY)
+    keeper(tables).decisions([incident()], Seen(NOW), NOW)
     assert registry.moves == [("2", "1")]
-    keeper(tables).decisions([], NOW, NOW + DAY)
+    keeper(tables).decisions([], Seen(NOW), NOW + DAY)
     registry.named = "2"  # a person put it back
-    said = keeper(tables, other).decisions([incident("b")], NOW + 2 * DAY, NOW + 2 * DAY)
+    said = keeper(tables, other).decisions([incident("b")], Seen(NOW + 2 * DAY), NOW + 2 * DAY)
     assert [(each.action, each.state) for each in said] == [("observe", "observed"), ("rollback", "held")]
     assert registry.moves == [("2", "1")]
 
@@ -126,7 +126,7 @@ def test_what_a_run_that_died_left_due_is_done_only_if_it_is_judged_again(regist
         tables, registry.moves, registry.named = Tables(), [], "2"
         left = [*past("1", "2"), *decide(RULE, [incident()], past("1", "2"), NAMED, NOW - MINUTE)]
         tables.append([each._asdict() | {"monitor_id": "m"} for each in left], "decisions")
-        said = keeper(tables, monitor).decisions(live, NOW, NOW)
+        said = keeper(tables, monitor).decisions(live, Seen(NOW), NOW)
         assert said[-1].state == state
         assert registry.moves == ([("2", "1")] if state == "done" else [])
 
@@ -135,7 +135,7 @@ def test_an_old_log_moves_no_alias_of_today(registry: Registry) -> None:
     tables, registry.named = Tables(), "2"
     tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
     for _ in range(2):
-        said = keeper(tables).decisions([incident()], NOW - 2 * DAY, NOW)
+        said = keeper(tables).decisions([incident()], Seen(NOW - 2 * DAY), NOW)
     assert [(each.state, "24 h ago" in each.reason) for each in said if each.action == "rollback"] == [
         ("refused", True)
     ]
@@ -185,10 +185,10 @@ def test_a_registry_that_is_down_is_asked_again_at_the_next_scan(registry: Regis
     tables, registry.named = Tables(), "2"
     tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
     registry.is_down = True
-    said = keeper(tables).decisions([incident()], NOW, NOW)
+    said = keeper(tables).decisions([incident()], Seen(NOW), NOW)
     assert {each.action for each in said} == {"observe"}
     registry.is_down = False
-    assert keeper(tables).decisions([incident()], NOW, NOW)[-1].state == "done"
+    assert keeper(tables).decisions([incident()], Seen(NOW), NOW)[-1].state == "done"
 
 
 def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Registry) -> None:
@@ -196,10 +196,10 @@ def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Regi
     tables.append([each._asdict() | {"monitor_id": "theirs"} for each in past("1", "2")], "decisions")
     watching = keeper(tables)
     registry.is_down = True
-    watching.decisions([incident()], NOW, NOW)
+    watching.decisions([incident()], Seen(NOW), NOW)
     assert (watching.registries, len(watching.others)) == ({}, 2)
     registry.is_down = False
-    watching.decisions([incident()], NOW, NOW)
+    watching.decisions([incident()], Seen(NOW), NOW)
     assert registry.moves == [("2", "1")]
     assert watching.registries["champion"].alias_version == "1"
 
@@ -264,7 +264,7 @@ def test_a_failed_sample_ratio_is_told_once_and_moves_no_alias(registry: Registr
         since = NOW + at * MINUTE
         _, findings = keeper(tables, monitor).findings([], [mismatch()], since, since + MINUTE)
         revisions, live = keeper(tables, monitor).incidents(findings, always, since + MINUTE)
-        decisions = keeper(tables, monitor).decisions(live, since + MINUTE, NOW + DAY)
+        decisions = keeper(tables, monitor).decisions(live, Seen(since + MINUTE), NOW + DAY)
     assert [(each.metric, each.severity) for each in live] == [("srm ranker", "critical")]
     assert [each.state for each in revisions] == ["open"]
     assert len(tables.rows_of["monitor_findings"]) == 1
@@ -287,6 +287,6 @@ def test_incidents_are_told_before_the_registry_is_asked(monkeypatch: pytest.Mon
         models, "named", lambda name, alias: done.append("asked") or models.Named(None, frozenset(), None)
     )
     watching = keeper(Tables(), replace(MONITOR, notify={"all": Target("file", "x")}))
-    decisions, waiting = decided_and_told(watching, [incident()], [incident()], NOW, lambda: NOW)
+    decisions, waiting = decided_and_told(watching, [incident()], [incident()], Seen(NOW), lambda: NOW)
     assert (done, waiting) == (["told", "asked"], 0)
     assert [each.state for each in decisions] == ["refused"]
