@@ -394,6 +394,7 @@ class Keeper:
         past, registries = [*own, *self.others], self.registries
         for alias, registry in registries.items():
             made += rules.observed([*past, *made], name, alias, registry, now)
+            made += rules.put_back([*past, *made], name, registry, now)
         for rule in self._monitor.rules:
             made += rules.decide(rule, live, [*past, *made], registries[rule.alias], now, seen)
         return made + rules.unconfirmed([*own, *made], self._monitor.rules, live, registries, now, seen)

@@ -62,14 +62,16 @@ _NOTHING = Seen()
 
 
 class Registry(NamedTuple):
-    """What the registry says of a model: the version that the alias names, all versions, and a person's veto.
+    """What the registry says of a model: the version that the alias names, all versions, and what persons say.
 
-    `hold` is the text of a tag with which a person keeps rules from acting, None without one.
+    `hold` is the text of a tag with which a person keeps rules from acting, None without one. `kept` are texts of
+    tags by version, with which a person has that version serve whatever rules decided.
     """
 
     alias_version: str | None
     versions: frozenset[str]
     hold: str | None = None
+    kept: Mapping[str, str] = MappingProxyType({})
 
 
 def observed(
@@ -81,24 +83,39 @@ def observed(
     before = None if known is None else known.to_version
     if registry.alias_version == before:
         return []
-    return [
-        Decision(
-            decision_id=_hash("observe", model_name, alias),
-            revision=0 if known is None else known.revision + 1,
-            incident_id=None,
-            model_name=model_name,
-            model_version=registry.alias_version or "",
-            rollback_rule="",
-            action="observe",
-            alias=alias,
-            from_version=before,
-            to_version=registry.alias_version,
-            state="observed",
-            dry_run=False,
-            decided_at=now,
-            reason=f"{alias} moved from {before or 'nothing'} to {registry.alias_version or 'nothing'}",
-        )
-    ]
+    reason = f"{alias} moved from {before or 'nothing'} to {registry.alias_version or 'nothing'}"
+    moved = _observation(model_name, alias, registry.alias_version, reason, now)
+    return [moved._replace(revision=0 if known is None else known.revision + 1, from_version=before)]
+
+
+def put_back(past: Sequence[Decision], model_name: str, registry: Registry, now: datetime) -> list[Decision]:
+    """A row for every stopped version that a person has serve again; of no alias, and never the first of its kind."""
+    found = []
+    for version in sorted(stopped(past, model_name) & registry.kept.keys()):
+        seen = _observation(model_name, "", version, f"a person put {version} back: {registry.kept[version]}", now)
+        n = sum(each.decision_id == seen.decision_id for each in past)
+        found.append(seen._replace(revision=n + 1))
+    return found
+
+
+def _observation(model_name: str, alias: str, version: str | None, reason: str, now: datetime) -> Decision:
+    """That an alias, or a person without one, came to name a version; to be given its revision."""
+    return Decision(
+        decision_id=_hash("observe", model_name, alias) if alias else _hash("observe", model_name, "", version or ""),
+        revision=0,
+        incident_id=None,
+        model_name=model_name,
+        model_version=version or "",
+        rollback_rule="",
+        action="observe",
+        alias=alias,
+        from_version=None,
+        to_version=version,
+        state="observed",
+        dry_run=False,
+        decided_at=now,
+        reason=reason,
+    )
 
 
 def decide(
@@ -233,6 +250,8 @@ def _judged(
     acted = [each for each in own if _is_deed(each) and each.decision_id != mine]
     if registry.hold is not None:
         return _Judged("held", registry.alias_version, None, f"a person holds it: {registry.hold}")
+    if blamed in registry.kept:
+        return _Judged("held", blamed, None, f"a person has {blamed} serve: {registry.kept[blamed]}")
     if rule.action == "stop":
         against = _cooling(rule, acted, now) or _against_stop(incident, past, seen)
         state: State = "refused" if against else "due"
@@ -261,7 +280,7 @@ def _against_stop(incident: Incident, past: Iterable[Decision], seen: Seen) -> s
 def stopped(past: Iterable[Decision], model_name: str) -> frozenset[str]:
     """The versions that must not serve, as in the view of that name, and those of which it is due.
 
-    They were stopped or rolled back, and no alias was seen to come to name them since.
+    They were stopped or rolled back, and no alias was seen to come to name them since, nor a person to put them back.
     """
     rows = [each for each in past if each.model_name == model_name]
     moves = [each for each in rows if each.action == "observe" and each.revision > 0]

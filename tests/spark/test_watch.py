@@ -112,6 +112,9 @@ DECISIONS = [
     stopped("5", at=AS_OF + 2 * DAY, decision_id="again", incident_id="j"),
     # What was not done keeps nothing from serving.
     *(stopped(f"not {state}", state=state) for state in ("due", "failed", "dry_run", "refused", "held")),
+    # A person put it back without an alias.
+    stopped("7"),
+    moved("7", 1, at=AS_OF + DAY, alias=""),
     stopped("6", model_name="another"),
     moved(None, 7, at=AS_OF + 3 * DAY),
 ]

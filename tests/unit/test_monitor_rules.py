@@ -18,6 +18,7 @@ from mltrust.monitor.rules import (
     observed,
     of_another,
     previous_version,
+    put_back,
     stopped,
     to_carry_out,
 )
@@ -238,6 +239,29 @@ def test_a_version_beside_which_only_stopped_ones_serve_is_not_stopped() -> None
     back = past("1", "2", at=NOW + timedelta(hours=1))
     assert stopped([*after, *back], "m") == frozenset()
     assert decide(STOP, [incident("b", version="1")], [*after, *back], REGISTRY, NOW, BESIDE)[0].state == "due"
+
+
+def test_a_stopped_version_is_put_back_by_a_person_who_tags_it() -> None:
+    kept = Registry("2", REGISTRY.versions, kept={"2": "Ada mended it", "3": "never stopped"})
+    assert put_back([], "m", kept, NOW) == []
+    seen = past("1", "2")
+    seen += decide(STOP, [incident()], seen, REGISTRY, NOW, BESIDE)
+    seen.append(carried_out(seen[-1], now=NOW))
+    assert put_back(seen, "m", REGISTRY, NOW + timedelta(hours=1)) == []
+    (back,) = put_back(seen, "m", kept, NOW + timedelta(hours=1))
+    assert (back.to_version, back.revision, back.reason) == ("2", 1, "a person put 2 back: Ada mended it")
+    seen.append(back)
+    assert stopped(seen, "m") == frozenset()
+    assert put_back(seen, "m", kept, NOW + timedelta(hours=2)) == []
+    assert previous_version(seen, "m", "champion", "2") == "1"  # no alias moved
+    # What is found anew does nothing while the tag is there, and again once it is gone.
+    later = NOW + timedelta(days=2)
+    (said,) = decide(STOP, [incident("b")], seen, kept, later, BESIDE)
+    assert (said.state, "Ada mended it" in said.reason) == ("held", True)
+    seen += decide(STOP, [incident("b")], [*seen, said], REGISTRY, later, BESIDE)
+    assert seen[-1].state == "due"
+    (again,) = put_back(seen, "m", kept, later + timedelta(hours=1))
+    assert (again.decision_id, again.revision) == (back.decision_id, 2)
 
 
 def test_two_versions_that_serve_are_not_both_stopped_in_one_scan() -> None:

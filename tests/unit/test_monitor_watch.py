@@ -13,6 +13,7 @@ from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse
+from mltrust.monitor import rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
 from mltrust.monitor.incidents import always
@@ -38,8 +39,8 @@ from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
 from tests.unit.test_monitor_others import mismatch
+from tests.unit.test_monitor_rules import BESIDE, STOP, incident, past
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
-from tests.unit.test_monitor_rules import incident, past
 
 NOW = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -55,13 +56,14 @@ class Registry:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.named, self.moves, self.is_down = "1", list[tuple[str, str]](), False
+        self.kept: dict[str, str] = {}
         monkeypatch.setattr(models, "named", self._named)
         monkeypatch.setattr(models, "move_alias", self._move)
 
     def _named(self, name: str, alias: str) -> models.Named:
         if self.is_down:
             raise ConnectionError("the registry is down")
-        return models.Named(self.named, frozenset("123"), None)
+        return models.Named(self.named, frozenset("123"), None, self.kept)
 
     def _move(self, name: str, alias: str, *, expected: str, to: str) -> None:
         self.moves.append((expected, to))
@@ -129,6 +131,17 @@ def test_what_a_run_that_died_left_due_is_done_only_if_it_is_judged_again(regist
         said = keeper(tables, monitor).decisions(live, Seen(NOW), NOW)
         assert said[-1].state == state
         assert registry.moves == ([("2", "1")] if state == "done" else [])
+
+
+def test_a_version_that_a_person_tags_may_serve_again_at_the_next_scan(registry: Registry) -> None:
+    tables, monitor = Tables(), replace(MONITOR, rules=(STOP, replace(STOP, name="second", alias="challenger")))
+    done = keeper(tables, monitor).decisions([incident()], BESIDE, NOW)
+    assert rules.stopped(done, "m") == {"2"}
+    registry.kept = {"2": "mended"}
+    for at in (1, 2):
+        done = keeper(tables, monitor).decisions([incident()], BESIDE, NOW + at * MINUTE)
+        assert rules.stopped(done, "m") == frozenset()
+    assert [each.reason for each in done if each.alias == ""] == ["a person put 2 back: mended"]
 
 
 def test_an_old_log_moves_no_alias_of_today(registry: Registry) -> None:
