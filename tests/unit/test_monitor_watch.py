@@ -13,6 +13,7 @@ from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse
+from mltrust.keeping import Keeper, Known, Made, committed
 from mltrust.monitor import rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
@@ -23,18 +24,7 @@ from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span, problems
 from mltrust.verdicts import Verdict
-from mltrust.watch import (
-    Keeper,
-    Known,
-    Made,
-    committed,
-    decided_and_told,
-    going_on,
-    not_ahead,
-    reached,
-    scanned,
-    standing,
-)
+from mltrust.watch import decided_and_told, going_on, not_ahead, reached, scanned, standing
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
