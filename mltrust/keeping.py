@@ -14,8 +14,9 @@ from mltrust.io.tables import Lakehouse, Versions
 from mltrust.monitor import notices, rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED, Row
 from mltrust.monitor.finding import Finding
-from mltrust.monitor.incidents import Incident, Judged, current, incidents, replay_from, unwritten
+from mltrust.monitor.incidents import Incident, Judged, incidents
 from mltrust.monitor.notices import Notice
+from mltrust.monitor.revisions import current, replay_from, unwritten
 from mltrust.monitor.rules import Decision, Registry, Seen
 from mltrust.monitor.scan import merged
 from mltrust.monitor.series import SeriesKey

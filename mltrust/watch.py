@@ -25,8 +25,9 @@ from mltrust.monitor.breakdown import part_of
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.finding import Finding
 from mltrust.monitor.guardrails import guardrails, served_beside, serving_versions
-from mltrust.monitor.incidents import Incident, current
+from mltrust.monitor.incidents import Incident
 from mltrust.monitor.others import Candidate, nobody, origins
+from mltrust.monitor.revisions import current
 from mltrust.monitor.rules import Decision, Seen
 from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, scan
 from mltrust.monitor.series import Panel, SeriesKey
