@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import mlflow
@@ -75,15 +76,21 @@ def inputs(name: str, version: str) -> dict[str, str]:
 
 
 class Named(NamedTuple):
-    """What the registry says of a model: the version that an alias names, all versions, and a person's veto."""
+    """What the registry says of a model: the version that an alias names, all versions, and what persons say.
+
+    `hold` is a veto against all rules, `kept` has the versions that serve whatever a rule decided, and why.
+    """
 
     alias_version: str | None
     versions: frozenset[str]
     hold: str | None
+    kept: Mapping[str, str] = MappingProxyType({})
 
 
 #: A tag of a registered model with which a person keeps rules from acting; its text says why.
 HOLD_TAG = "mltrust.hold"
+#: Tags of a registered model, with a version behind it, by which a person has this serve; their text says why.
+SERVE_TAG = "mltrust.serve."
 
 
 def named(name: str, alias: str) -> Named:
@@ -97,8 +104,9 @@ def named(name: str, alias: str) -> Named:
         raise
     versions = client.search_model_versions(f"name = '{name}'")
     version = model.aliases.get(alias)
-    hold = model.tags.get(HOLD_TAG)
-    return Named(None if version is None else str(version), frozenset(str(each.version) for each in versions), hold)
+    kept = {tag.removeprefix(SERVE_TAG): why for tag, why in model.tags.items() if tag.startswith(SERVE_TAG)}
+    known = frozenset(str(each.version) for each in versions)
+    return Named(None if version is None else str(version), known, model.tags.get(HOLD_TAG), kept)
 
 
 def move_alias(name: str, alias: str, *, expected: str, to: str) -> None:

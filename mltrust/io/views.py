@@ -26,7 +26,7 @@ class View:
         return f"row_number() OVER (PARTITION BY {self.latest[0]} ORDER BY {self.latest[1]})"
 
 
-#: The version that a row of decisions is about: the one that was taken away, or the one that an alias came to name.
+#: The version that a row of decisions is about: the one that was taken away, or the one that came back.
 _DECIDED_VERSION = "CASE WHEN action = 'observe' THEN to_version ELSE from_version END"
 
 
@@ -67,7 +67,8 @@ VIEWS: Mapping[str, View] = {
             "incident_id",
             "reason",
         ),
-        # The first look at an alias (revision 0) is nobody's doing; every later move to a version is.
+        # The first look at an alias (revision 0) is nobody's doing; every later move to a version is, and so is the
+        # tag of a person who put it back.
         "(action IN ('rollback', 'stop') AND state = 'done') OR (action = 'observe' AND revision > 0)",
         latest=(f"model_name, {_DECIDED_VERSION}", "decided_at DESC, action = 'observe'"),
         having="action <> 'observe'",

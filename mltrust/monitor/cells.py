@@ -32,7 +32,8 @@ class Values(NamedTuple):
 class Cells(NamedTuple):
     """Cells of requests, one each: labels by name (`bucket`, `model_version`, `arm`, slice attributes) and values.
 
-    What a metric is broken down by is a label named by `breakdown`, None in a cell without the metric's condition.
+    What a metric is broken down by is a label named by `breakdown`, None in a cell without the metric's condition; of
+    a bucket it has the commonest values, and `(other)`.
     """
 
     labels: Mapping[str, Sequence[object]]
@@ -54,14 +55,14 @@ def rolled_up(cells: Cells, monitor: Monitor, metrics: Sequence[str]) -> list[Ro
     if not len(cells.labels["bucket"]):
         return []
     found: list[Row] = []
-    values = {name: _capped_of(cells, name) for name in monitor.series.breakdowns if name in metrics}
+    broken = [name for name in monitor.series.breakdowns if name in metrics]
     for version, arm in _levels(monitor):
         for attributes in ((), *monitor.series.slices.declared()):
             names = ("bucket", *(["model_version"] if version else []), *(["arm"] if arm else []), *attributes)
             chosen = [name for name in metrics if not (version and arm) or monitor.series.kinds[name] == "count"]
             found += _grouped(cells, monitor, chosen, names, attributes)
-            for name in values if not (version and arm) else ():
-                found += _broken_down(cells, monitor, name, values[name], names, attributes)
+            for name in broken if not (version and arm) else ():
+                found += _broken_down(cells, monitor, name, names, attributes)
     return [row for row in found if row.key.arm != NO_ARM]
 
 
@@ -117,7 +118,6 @@ def _broken_down(
     cells: Cells,
     monitor: Monitor,
     metric: str,
-    values: Sequence[str | None],
     names: Sequence[str],
     attributes: Sequence[str],
 ) -> list[Row]:
@@ -125,8 +125,9 @@ def _broken_down(
     by = monitor.series.breakdowns[metric]
     of_groups, group = _groups([cells.labels[name] for name in names])
     requests = np.bincount(group, cells.values[metric].n, len(of_groups))
-    labels, code = _groups([*(cells.labels[name] for name in names), values])
-    held = np.bincount(code, _held(cells, metric), len(labels))
+    labels, code = _groups([cells.labels[name] for name in (*names, breakdown(metric))])
+    own = cells.values[metric]
+    held = np.bincount(code, np.rint(own.n * np.nan_to_num(own.mean)), len(labels))
     group_of = dict(zip(code.tolist(), group.tolist(), strict=True))
     rows: list[Row] = []
     for at, label in enumerate(labels):
@@ -139,15 +140,6 @@ def _broken_down(
         key = _key(monitor, metric, known, (*attributes, by))
         rows.append(Row(key, _start(known), round(value) if is_count else int(n), value, float(np.sqrt(spread))))
     return rows
-
-
-def _held(cells: Cells, metric: str) -> FloatArray:
-    """How many requests of every cell have what the metric counts."""
-    return np.rint(cells.values[metric].n * np.nan_to_num(cells.values[metric].mean))
-
-
-def _capped_of(cells: Cells, metric: str) -> list[str | None]:
-    return capped(cells.labels["bucket"], cells.labels[breakdown(metric)], _held(cells, metric))
 
 
 def commonest(sizes: Mapping[str, float]) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """How things stand, for people to look at: which versions serve, and what every rollback rule would do now."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import Decision, Registry, applies, last_deed, newest
 from mltrust.monitor.series import Panel
 from mltrust.monitor.spec import Monitor, RollbackRule
+from mltrust.states.moments import FloatArray
 
 Standing = Literal["quiet", "not yet", "waits", "would act", "due", "acted", "refused", "held", "failed"]
 _OF_STATE: Mapping[str, Standing] = {
@@ -45,12 +46,7 @@ class Guardrail(NamedTuple):
 def serving_versions(panel: Panel, monitor: Monitor, window: timedelta) -> list[Serving]:
     """The versions that served in the last buckets, those with the most requests first."""
     first = max(0, panel.n_buckets - max(1, window // panel.bucket))
-    n: dict[str, np.ndarray] = {}
-    for row, key in enumerate(panel.keys):
-        is_whole = not key.slice_key and not key.arm and key.model_version != EVERY_VERSION
-        if is_whole and monitor.series.metrics[key.metric].source == "requests":
-            own = panel.n[row, first:]
-            n[key.model_version] = np.maximum(n.get(key.model_version, 0.0), own)
+    n = {version: own[first:] for version, own in _requests(panel, monitor).items()}
     total = sum(n.values(), np.zeros(panel.n_buckets - first))
     if not total.sum():
         return []
@@ -63,20 +59,40 @@ def serving_versions(panel: Panel, monitor: Monitor, window: timedelta) -> list[
     return sorted(found, key=lambda each: (-each.n_requests, each.model_version))
 
 
+def served_beside(panel: Panel, monitor: Monitor, version: str) -> frozenset[str]:
+    """The other versions that served in the last bucket in which this one did; none where it is not known to have."""
+    n = _requests(panel, monitor)
+    own = np.nonzero(n.get(version, np.zeros(0)))[0]
+    return frozenset(other for other, of in n.items() if own.size and other != version and of[own[-1]] > 0)
+
+
+def _requests(panel: Panel, monitor: Monitor) -> dict[str, FloatArray]:
+    """The requests of every version, bucket by bucket: the most that a metric knows of."""
+    n: dict[str, FloatArray] = {}
+    for row, key in enumerate(panel.keys):
+        is_whole = not key.slice_key and not key.arm and key.model_version != EVERY_VERSION
+        if is_whole and monitor.series.metrics[key.metric].source == "requests":
+            n[key.model_version] = np.maximum(n.get(key.model_version, 0.0), panel.n[row])
+    return n
+
+
 def guardrails(
-    rules: Iterable[RollbackRule],
+    monitor: Monitor,
     live: Sequence[Incident],
     decisions: Sequence[Decision],
     others: Sequence[Decision],
     registries: Mapping[str, Registry],
     now: datetime,
 ) -> list[Guardrail]:
-    """Every rule as it stands, given the open incidents and decisions of its monitor, and those of others."""
-    return [_guardrail(rule, live, decisions, others, registries.get(rule.alias), now) for rule in rules]
+    """Every rule of a monitor as it stands, given its open incidents and decisions, and the decisions of others."""
+    return [
+        _guardrail(rule, monitor, live, decisions, others, registries.get(rule.alias), now) for rule in monitor.rules
+    ]
 
 
 def _guardrail(
     rule: RollbackRule,
+    monitor: Monitor,
     live: Sequence[Incident],
     decisions: Sequence[Decision],
     others: Sequence[Decision],
@@ -86,23 +102,24 @@ def _guardrail(
     deed = last_deed([*decisions, *others], rule.alias)
     until = None if deed is None else deed.decided_at + timedelta(hours=rule.cool_down_hours)
     cools_until = until if until is not None and until > now else None
-    mine = {each.incident_id for each in live if applies(rule, each)}
+    breakdowns = monitor.series.breakdowns
+    near = [each for each in live if rule.concerns(each.metric, each.slice, breakdowns)]
+    mine = {each.incident_id for each in near if applies(rule, each, breakdowns)}
     said = [each for each in newest(decisions) if each.rollback_rule == rule.name and each.incident_id in mine]
     if said:
         last = max(said, key=lambda each: (each.decided_at, each.decision_id))
         return Guardrail(rule, _OF_STATE[last.state], last.reason, last.decided_at, cools_until)
-    standing, reason = _without_decision(rule, live, bool(mine), registry)
+    standing, reason = _without_decision(rule, near, bool(mine), registry)
     return Guardrail(rule, standing, reason, None, cools_until)
 
 
 def _without_decision(
-    rule: RollbackRule, live: Sequence[Incident], concerns: bool, registry: Registry | None
+    rule: RollbackRule, near: Sequence[Incident], concerns: bool, registry: Registry | None
 ) -> tuple[Standing, str]:
     if concerns:
         return "waits", "an incident concerns it; the registry was not reached yet"
     if registry is not None and registry.hold is not None:
         return "held", f"a person holds it: {registry.hold}"
-    near = [each for each in live if rule.concerns(each.metric, str(each.slice))]
     if near:
         most = max(near, key=lambda each: each.n_buckets)
         has = f"{most.severity}, {most.n_buckets} bucket{'s' if most.n_buckets > 1 else ''} with findings"

@@ -1,7 +1,7 @@
 """What other jobs found, as findings of a scan: breaches of detect_drift, sample ratios of analyze_experiment."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from math import isnan, nan
 from typing import Any, NamedTuple
@@ -26,8 +26,17 @@ class Origin(NamedTuple):
     finding: Callable[[Mapping[str, Any]], Finding]
 
 
-def origins(monitor: Monitor, candidate: str = "") -> list[Origin]:
-    """Where others may have found something; `candidate` is the version that alone served the treatments."""
+#: The version that alone served the treatments of an experiment at a time, '' where none is known to.
+Candidate = Callable[[datetime], str]
+
+
+def nobody(at: datetime) -> str:
+    """No version is known to have served the treatments alone."""
+    return ""
+
+
+def origins(monitor: Monitor, candidate: Candidate = nobody) -> list[Origin]:
+    """Where others may have found something; the candidate is asked for only where a sample ratio failed."""
     found = [Origin("drift_findings", {"monitor_id": monitor.monitor_id}, of_drift)]
     arms = monitor.series.arms
     if arms is not None and arms.experiment_id is not None:
@@ -64,10 +73,11 @@ def of_drift(row: Mapping[str, Any]) -> Finding:
     )
 
 
-def of_ratio(row: Mapping[str, Any], *, model_name: str, candidate: str = "") -> Finding:
+def of_ratio(row: Mapping[str, Any], *, model_name: str, candidate: Candidate = nobody) -> Finding:
     """A failed check of an experiment's sample ratio, of the day that ended at its as_of; its value is the q-value.
 
-    Its score is the normal score of its p-value, so that the slice with the most evidence leads.
+    Its score is the normal score of its p-value, so that the slice with the most evidence leads. To blame is who was
+    the candidate then, and not a version that was released since.
     """
     pvalue, threshold = _number(row["pvalue"]), _number(row["threshold"])
     of = Slice(row["slice_key"], row["slice_value"])
@@ -90,7 +100,7 @@ def of_ratio(row: Mapping[str, Any], *, model_name: str, candidate: str = "") ->
         score=0.0 if isnan(pvalue) else float(norm.isf(max(pvalue, _LEAST_PVALUE))),
         pvalue=pvalue,
         threshold=threshold,
-        blamed_version=candidate,
+        blamed_version=candidate(row["as_of"]),
         reason=f"sample ratio mismatch in {row['experiment_id']}, {of}: {row['reason']}",
     )
 

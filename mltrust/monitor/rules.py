@@ -5,8 +5,9 @@ a decision that is `due` is carried out by the job, which then writes the revisi
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from mltrust.monitor.incidents import Incident
@@ -41,15 +42,36 @@ class Decision(NamedTuple):
     reason: str
 
 
-class Registry(NamedTuple):
-    """What the registry says of a model: the version that the alias names, all versions, and a person's veto.
+def _nobody(version: str) -> frozenset[str]:
+    """No version is known to have served beside another."""
+    return frozenset()
 
-    `hold` is the text of a tag with which a person keeps rules from acting, None without one.
+
+class Seen(NamedTuple):
+    """What a scan knows beside the registry: up to when was judged, by default now, and what metrics are by.
+
+    `beside` says which other versions served in the last bucket in which a version did.
+    """
+
+    upto: datetime | None = None
+    breakdowns: Mapping[str, str] = MappingProxyType({})
+    beside: Callable[[str], frozenset[str]] = _nobody
+
+
+_NOTHING = Seen()
+
+
+class Registry(NamedTuple):
+    """What the registry says of a model: the version that the alias names, all versions, and what persons say.
+
+    `hold` is the text of a tag with which a person keeps rules from acting, None without one. `kept` are texts of
+    tags by version, with which a person has that version serve whatever rules decided.
     """
 
     alias_version: str | None
     versions: frozenset[str]
     hold: str | None = None
+    kept: Mapping[str, str] = MappingProxyType({})
 
 
 def observed(
@@ -61,24 +83,39 @@ def observed(
     before = None if known is None else known.to_version
     if registry.alias_version == before:
         return []
-    return [
-        Decision(
-            decision_id=_hash("observe", model_name, alias),
-            revision=0 if known is None else known.revision + 1,
-            incident_id=None,
-            model_name=model_name,
-            model_version=registry.alias_version or "",
-            rollback_rule="",
-            action="observe",
-            alias=alias,
-            from_version=before,
-            to_version=registry.alias_version,
-            state="observed",
-            dry_run=False,
-            decided_at=now,
-            reason=f"{alias} moved from {before or 'nothing'} to {registry.alias_version or 'nothing'}",
-        )
-    ]
+    reason = f"{alias} moved from {before or 'nothing'} to {registry.alias_version or 'nothing'}"
+    moved = _observation(model_name, alias, registry.alias_version, reason, now)
+    return [moved._replace(revision=0 if known is None else known.revision + 1, from_version=before)]
+
+
+def put_back(past: Sequence[Decision], model_name: str, registry: Registry, now: datetime) -> list[Decision]:
+    """A row for every stopped version that a person has serve again; of no alias, and never the first of its kind."""
+    found = []
+    for version in sorted(stopped(past, model_name) & registry.kept.keys()):
+        seen = _observation(model_name, "", version, f"a person put {version} back: {registry.kept[version]}", now)
+        n = sum(each.decision_id == seen.decision_id for each in past)
+        found.append(seen._replace(revision=n + 1))
+    return found
+
+
+def _observation(model_name: str, alias: str, version: str | None, reason: str, now: datetime) -> Decision:
+    """That an alias, or a person without one, came to name a version; to be given its revision."""
+    return Decision(
+        decision_id=_hash("observe", model_name, alias) if alias else _hash("observe", model_name, "", version or ""),
+        revision=0,
+        incident_id=None,
+        model_name=model_name,
+        model_version=version or "",
+        rollback_rule="",
+        action="observe",
+        alias=alias,
+        from_version=None,
+        to_version=version,
+        state="observed",
+        dry_run=False,
+        decided_at=now,
+        reason=reason,
+    )
 
 
 def decide(
@@ -87,16 +124,16 @@ def decide(
     past: Sequence[Decision],
     registry: Registry,
     now: datetime,
-    upto: datetime | None = None,
+    seen: Seen = _NOTHING,
 ) -> list[Decision]:
     """New revisions that the rule makes for open incidents; none where all is said.
 
-    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason. `upto` is up
-    to when was judged, by default now: evidence that is too old is none.
+    `due` is to be carried out. `refused` and `held` are said once, and again only with another reason. Evidence that
+    is too old is none.
     """
     found: list[Decision] = []
     for incident in live:
-        if not applies(rule, incident):
+        if not applies(rule, incident, seen.breakdowns):
             continue
         known = _known(rule, incident, [*past, *found])
         if known is not None and _happened(known, registry):
@@ -104,8 +141,8 @@ def decide(
             continue
         if known is not None and (_is_settled(known, rule) or _rests(known, now)):
             continue
-        judged = _too_old(rule, registry, now - (upto or now)) or _judged(
-            rule, incident, live, [*past, *found], registry, now
+        judged = _too_old(rule, registry, now - (seen.upto or now)) or _judged(
+            rule, incident, live, [*past, *found], registry, now, seen
         )
         said = _revision(rule, incident, known, judged, now)
         if known is None or _says_more(said, known):
@@ -113,10 +150,10 @@ def decide(
     return found
 
 
-def applies(rule: RollbackRule, incident: Incident) -> bool:
+def applies(rule: RollbackRule, incident: Incident, breakdowns: Mapping[str, str]) -> bool:
     """Whether an incident is of the rule's metrics and slices, grave enough, and has lasted long enough."""
     return (
-        rule.concerns(incident.metric, str(incident.slice))
+        rule.concerns(incident.metric, incident.slice, breakdowns)
         and _RANK[incident.severity] >= _RANK[rule.severity]
         and incident.n_buckets >= rule.persistence
     )
@@ -147,13 +184,14 @@ def unconfirmed(
     live: Sequence[Incident],
     registries: Mapping[str, Registry],
     now: datetime,
+    seen: Seen = _NOTHING,
 ) -> list[Decision]:
     """What a run that died left due and no rule would do any more, held with the reason; done where it happened."""
     by_name = {rule.name: rule for rule in rules}
     found = []
     for due in to_carry_out(own):
         rule, registry = by_name.get(due.rollback_rule), registries.get(due.alias)
-        against = _against_due(due, rule, live)
+        against = _against_due(due, rule, live, seen)
         if registry is not None and _happened(due, registry):
             found.append(carried_out(due, now=now))
         elif against:
@@ -161,14 +199,14 @@ def unconfirmed(
     return found
 
 
-def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incident]) -> str:
+def _against_due(due: Decision, rule: RollbackRule | None, live: Sequence[Incident], seen: Seen) -> str:
     """Why what is due is not to be done any more, '' where it is."""
     if rule is None:
         return f"the conf has no rule {due.rollback_rule} any more"
     mine = next((each for each in live if each.incident_id == due.incident_id), None)
     if mine is None:
         return "its incident was over before anything was done"
-    return "" if applies(rule, mine) else f"rule {rule.name} does not apply to its incident any more"
+    return "" if applies(rule, mine, seen.breakdowns) else f"rule {rule.name} does not apply to its incident any more"
 
 
 def _says_more(said: Decision, known: Decision) -> bool:
@@ -197,6 +235,7 @@ def _judged(
     past: Sequence[Decision],
     registry: Registry,
     now: datetime,
+    seen: Seen,
 ) -> _Judged:
     """What is to be done: the first reason against it, else due."""
     blamed = incident.blamed_version
@@ -211,13 +250,12 @@ def _judged(
     acted = [each for each in own if _is_deed(each) and each.decision_id != mine]
     if registry.hold is not None:
         return _Judged("held", registry.alias_version, None, f"a person holds it: {registry.hold}")
+    if blamed in registry.kept:
+        return _Judged("held", blamed, None, f"a person has {blamed} serve: {registry.kept[blamed]}")
     if rule.action == "stop":
-        against = _cooling(rule, acted, now)
-        return (
-            _Judged("refused", blamed, None, against)
-            if against
-            else _Judged("due", blamed, None, f"stop {blamed}: {why}")
-        )
+        against = _cooling(rule, acted, now) or _against_stop(incident, past, seen)
+        state: State = "refused" if against else "due"
+        return _Judged(state, blamed, None, against or f"stop {blamed}: {why}")
     if registry.alias_version != blamed:
         reason = f"{rule.alias} names {registry.alias_version or 'nothing'}, not {blamed}, which is to blame"
         return _Judged("refused", registry.alias_version, None, reason)
@@ -229,6 +267,28 @@ def _judged(
     if against := _against_target(rule, target, incident, live, acted, registry, now):
         return _Judged("refused", blamed, target, against)
     return _Judged("due", blamed, target, f"{rule.alias} from {blamed} to {target}: {why}")
+
+
+def _against_stop(incident: Incident, past: Iterable[Decision], seen: Seen) -> str:
+    """Why the version to blame must serve on, '' where another could take its requests."""
+    blamed = incident.blamed_version
+    if seen.beside(blamed) - stopped(past, incident.model_name):
+        return ""
+    return f"no other version that is not stopped served beside {blamed} in the last bucket that it had"
+
+
+def stopped(past: Iterable[Decision], model_name: str) -> frozenset[str]:
+    """The versions that must not serve, as in the view of that name, and those of which it is due.
+
+    They were stopped or rolled back, and no alias was seen to come to name them since, nor a person to put them back.
+    """
+    rows = [each for each in past if each.model_name == model_name]
+    moves = [each for each in rows if each.action == "observe" and each.revision > 0]
+    deeds = [each for each in newest(rows) if _is_deed(each)]
+    by_version: dict[str | None, Decision] = {}
+    for each in sorted([*moves, *deeds], key=lambda each: (each.decided_at, each.action != "observe")):
+        by_version[each.to_version if each.action == "observe" else each.from_version] = each
+    return frozenset(version for version, last in by_version.items() if version and last.action != "observe")
 
 
 def _put_back(acted: Sequence[Decision], blamed: str) -> Decision | None:

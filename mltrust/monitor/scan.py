@@ -180,9 +180,9 @@ _SIGNS = {"up": 1, "down": -1, "both": 0}
 
 def _forgotten(panel: Panel, monitor: Monitor) -> np.ndarray:
     """Which buckets of which series lie in a known event."""
-    found = np.zeros(panel.n.shape, dtype=bool)
+    found, by_metric = np.zeros(panel.n.shape, dtype=bool), monitor.series.breakdowns
     for event in monitor.events:
-        rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, str(key.slice))]
+        rows = [at for at, key in enumerate(panel.keys) if event.concerns(key.metric, key.slice, by_metric)]
         for row in rows:
             later = monitor.series.maturing(panel.keys[row].metric)
             starts = max(0, panel.index(event.start + later))
@@ -234,12 +234,16 @@ def serving(panel: Panel, model_name: str, at: int, arm: str = "") -> str:
     return next((version for version, n in sizes.items() if total and n >= _ALONE * total), "")
 
 
-def candidate_of(panel: Panel, arms: Arms | None) -> str:
-    """The version that alone served all arms but the named control in the last bucket, if that had another; or ''."""
-    if arms is None or arms.control is None or not panel.n_buckets:
+def candidate_of(panel: Panel, arms: Arms | None, as_of: datetime) -> str:
+    """The version that alone served all arms but the named control in the last bucket that was over at as_of.
+
+    '' where several did, the control had it too, or the panel does not have that bucket.
+    """
+    last = panel.index(as_of) - 1
+    if arms is None or arms.control is None or not 0 <= last < panel.n_buckets:
         return ""
-    last = panel.n_buckets - 1
-    served = {key.arm: serving(panel, key.model_name, last, key.arm) for key in panel.keys if key.arm}
+    names = {(key.model_name, key.arm) for key in panel.keys if key.arm and not key.slice_key}
+    served = {arm: serving(panel, model_name, last, arm) for model_name, arm in names}
     of_control = served.pop(arms.control, "")
     of_treatments = set(served.values())
     return of_treatments.pop() if len(of_treatments) == 1 and of_control not in of_treatments else ""
@@ -254,7 +258,7 @@ def _in_event(found: Finding, monitor: Monitor) -> bool:
     return any(
         event.start < found.judged_at
         and found.bucket_start < event.end
-        and event.concerns(found.metric, str(found.slice))
+        and event.concerns(found.metric, found.slice, monitor.series.breakdowns)
         for event in monitor.events
     )
 

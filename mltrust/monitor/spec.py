@@ -1,7 +1,7 @@
 """What a monitor's conf says: series, detectors, budget, known events, rollback rules and who is told."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from mltrust.monitor.finding import OF_OTHERS, Severity
 from mltrust.monitor.series import Kind
-from mltrust.slices import Slicing
+from mltrust.slices import Slice, Slicing, parted
 
 Direction = Literal["up", "down", "both"]
 Source = Literal["requests", "rejects", "outcomes"]
@@ -176,6 +176,12 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _matches_part(metric: str, of: Slice, patterns: Collection[str], breakdowns: Mapping[str, str]) -> bool:
+    """Whether a slice is named; of a part of what is broken down also by the slice of its whole."""
+    part = parted(of, breakdowns[metric]) if metric in breakdowns else None
+    return _matches(str(of), patterns) or (part is not None and _matches(str(part[0]), patterns))
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A known event: nothing found in [start, end) is told, and its buckets are no history."""
@@ -194,8 +200,8 @@ class Event:
         if not self.start < self.end:
             raise ValueError(f"start is {self.start}, expected before end, which is {self.end}")
 
-    def concerns(self, metric: str, slice_name: str) -> bool:
-        return _matches(metric, self.metrics) and _matches(slice_name, self.slices)
+    def concerns(self, metric: str, of: Slice, breakdowns: Mapping[str, str]) -> bool:
+        return _matches(metric, self.metrics) and _matches_part(metric, of, self.slices, breakdowns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +261,13 @@ class RollbackRule:
         if min(self.cool_down_hours, self.blame_days, self.evidence_hours) < 0:
             raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 
-    def concerns(self, metric: str, slice_name: str) -> bool:
-        origin = next((each.strip() for each in OF_OTHERS if metric.startswith(each)), "")
-        naming = [each for each in self.metrics if each.startswith(origin)]
-        return _matches(metric, naming) and _matches(slice_name, self.slices)
+    def naming(self, origin: str) -> list[str]:
+        """The patterns that name what another job finds; `*` names it not."""
+        return [each for each in self.metrics if each.startswith(origin.strip())]
+
+    def concerns(self, metric: str, of: Slice, breakdowns: Mapping[str, str]) -> bool:
+        origin = next((each for each in OF_OTHERS if metric.startswith(each)), "")
+        return _matches(metric, self.naming(origin)) and _matches_part(metric, of, self.slices, breakdowns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from mltrust.monitor.detectors import DETECTORS
 from mltrust.monitor.finding import OF_DRIFT, OF_RATIO, Severity
-from mltrust.monitor.spec import Detection, Monitor, RollbackRule, SeriesSpec
+from mltrust.monitor.spec import Detection, Event, Monitor, RollbackRule, SeriesSpec
 
 _RANK: dict[Severity, int] = {"warning": 0, "critical": 1}
 _WILD = re.compile(r"[*?\[]")
@@ -20,15 +20,23 @@ def unmatched(monitor: Monitor, detections: tuple[Detection, ...]) -> Iterator[s
         yield from _of_slices(f"detectors.{at}", each.slices, keys)
         if each.kind in DETECTORS and DETECTORS[each.kind].of_arms and monitor.series.arms is None:
             yield f"detectors.{at}: {each.kind} needs series.arms, which says what is compared"
-    named = [(f"events.{each.name}", each.metrics, each.slices) for each in monitor.events]
-    named += [(f"rules.{each.name}", each.metrics, each.slices) for each in monitor.rules]
-    for where, of_metrics, of_slices in named:
-        elsewhere = [each for each in of_metrics if any(_begins_alike(name, each) for name in _of_others(monitor))]
-        yield from _of_metrics(where, [each for each in of_metrics if each not in elsewhere], metrics)
-        if not elsewhere:  # which is found in slices of its own
-            yield from _of_slices(where, of_slices, keys)
+    others = _of_others(monitor)
+    for event in monitor.events:
+        elsewhere = [each for each in event.metrics if any(_begins_alike(name, each) for name in others)]
+        yield from _of_both(f"events.{event.name}", event, elsewhere, metrics, keys)
     for rule in monitor.rules:
+        elsewhere = [each for name in others for each in rule.naming(name) if _begins_alike(name, each)]
+        yield from _of_both(f"rules.{rule.name}", rule, elsewhere, metrics, keys)
         yield from _too_mild(rule, detections, metrics)
+
+
+def _of_both(
+    where: str, of: Event | RollbackRule, elsewhere: Collection[str], metrics: Collection[str], keys: Collection[str]
+) -> Iterator[str]:
+    """Patterns without a metric or slice; `elsewhere` are those that match what other jobs find."""
+    yield from _of_metrics(where, [each for each in of.metrics if each not in elsewhere], metrics)
+    if not elsewhere:  # which is found in slices of its own
+        yield from _of_slices(where, of.slices, keys)
 
 
 def _of_others(monitor: Monitor) -> tuple[str, ...]:
@@ -65,6 +73,13 @@ def _keys(series: SeriesSpec) -> list[str]:
 
 
 def _too_mild(rule: RollbackRule, detections: tuple[Detection, ...], metrics: Collection[str]) -> Iterator[str]:
+    for pattern in rule.naming(OF_DRIFT):
+        is_of_drift = _begins_alike(OF_DRIFT, pattern) and not any(fnmatchcase(name, pattern) for name in metrics)
+        if is_of_drift and _RANK[rule.severity] > _RANK["warning"]:
+            yield (
+                f"rules.{rule.name}: {pattern!r} with severity {rule.severity} never acts, as drift is a warning; "
+                "give the rule severity: warning"
+            )
     mine = [name for name in metrics if any(fnmatchcase(name, pattern) for pattern in rule.metrics)]
     grave = [each for each in detections if _RANK[each.severity] >= _RANK[rule.severity]]
     if mine and not any(each.concerns_metric(name) for each in grave for name in mine):

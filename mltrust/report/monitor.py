@@ -12,7 +12,8 @@ from typing import NamedTuple
 from mltrust.monitor.cells import EVERY_VERSION
 from mltrust.monitor.finding import OF_RATIO, Finding
 from mltrust.monitor.guardrails import Guardrail, Serving
-from mltrust.monitor.incidents import Contributor, Incident, current
+from mltrust.monitor.incidents import Contributor, Incident
+from mltrust.monitor.revisions import current
 from mltrust.monitor.rules import Decision, newest
 from mltrust.monitor.scan import Band
 from mltrust.monitor.series import SeriesKey

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from mltrust.errors import ConfError
 from mltrust.monitor.breakdown import completed
-from mltrust.monitor.cells import EVERY_VERSION, NO_ARM, Cells, Row, Values, breakdown, capped, rolled_up
+from mltrust.monitor.cells import EVERY_VERSION, MAX_VALUES, NO_ARM, Cells, Row, Values, breakdown, capped, rolled_up
 from mltrust.monitor.series import Columns, Panel, SeriesKey
 from mltrust.monitor.spec import Monitor, SeriesMetric
-from mltrust.slices import MISSING, OVERALL, Slice, name_slice
+from mltrust.slices import MISSING, OTHER, OVERALL, Slice, name_slice
 from mltrust.spark import units
 
 _UNKNOWN, _WHOLE = "(unknown)", Slice(*OVERALL)
@@ -111,9 +111,10 @@ def of_requests(sources: Sources, monitor: Monitor, span: Span, *, max_cells: in
         *(_of_request(metric).alias(f"value{at}") for at, metric in enumerate(metrics.values())),
         *(_part_of_request(metric).alias(f"part{at}") for at, metric in enumerate(metrics.values()) if metric.by),
     )
-    parts = [f"part{at}" for at, metric in enumerate(metrics.values()) if metric.by]
-    reduced = each.groupBy(*_keys(monitor), *parts).agg(*_moments(len(names)))
-    return rolled_up(_cells(reduced, monitor, names, max_cells), monitor, names)
+    parts = [at for at, metric in enumerate(metrics.values()) if metric.by]
+    reduced = each.groupBy(*_keys(monitor), *(f"part{at}" for at in parts)).agg(*_moments(len(names)))
+    few = _commonest(reduced, _keys(monitor), parts, len(names)) if parts else reduced
+    return rolled_up(_cells(few, monitor, names, max_cells), monitor, names)
 
 
 def of_rejects(sources: Sources, monitor: Monitor, span: Span) -> list[Row]:
@@ -244,7 +245,7 @@ def _of_request(metric: SeriesMetric) -> Column:
 def _part_of_request(metric: SeriesMetric) -> Column:
     """The value that a request counts under; null where it does not count. Of several rows the first by name."""
     value = F.coalesce(F.expr(metric.by or "").cast("string"), F.lit(MISSING))
-    return F.min(value if metric.kind == "count" else F.when(F.expr(metric.value or ""), value))
+    return F.min(value if metric.kind == "count" else F.when(F.expr(metric.value or "").cast("boolean"), value))
 
 
 def _moments(n: int) -> list[Column]:
@@ -257,6 +258,40 @@ def _moments(n: int) -> list[Column]:
             (F.var_pop(f"value{at}") * F.count(f"value{at}")).alias(f"squares{at}"),
         )
     ]
+
+
+def _commonest(cells: DataFrame, keys: Sequence[str], parts: Sequence[int], n: int) -> DataFrame:
+    """Cells that have only the commonest values of their bucket, the others added up as `(other)`.
+
+    Here and not on the driver: a burst of error types that are all distinct makes as many cells as requests.
+    """
+    sizes, ranks, kept = dict[str, Column](), dict[str, Column](), dict[str, Column]()
+    for at in parts:
+        part = F.col(f"part{at}")
+        size = F.sum(f"n{at}").over(Window.partitionBy("bucket", part))
+        sizes[f"size{at}"] = F.when(part != OTHER, size)
+        order = F.desc_nulls_last(f"size{at}"), part
+        ranks[f"rank{at}"] = F.dense_rank().over(Window.partitionBy("bucket").orderBy(*order))
+        kept[f"part{at}"] = F.when(part.isNull() | (F.col(f"rank{at}") <= MAX_VALUES), part).otherwise(OTHER)
+    return _added(cells.withColumns(sizes).withColumns(ranks).withColumns(kept), [*keys, *kept], n)
+
+
+def _added(cells: DataFrame, group: Sequence[str], n: int) -> DataFrame:
+    """Cells of one group added up (Chan et al. 1983): counts, means weighted by them, squares about the new mean."""
+    whole = Window.partitionBy(*group)
+    totals = {f"total{at}": F.sum(F.col(f"n{at}") * F.col(f"mean{at}")).over(whole) for at in range(n)}
+    means = {f"whole{at}": F.col(f"total{at}") / F.nullif(F.sum(f"n{at}").over(whole), F.lit(0)) for at in range(n)}
+    apart = [F.col(f"n{at}") * F.pow(F.col(f"mean{at}") - F.col(f"whole{at}"), F.lit(2)) for at in range(n)]
+    return (
+        cells.withColumns(totals)
+        .withColumns(means)
+        .groupBy(*group)
+        .agg(
+            *(F.sum(f"n{at}").alias(f"n{at}") for at in range(n)),
+            *(F.max(f"whole{at}").alias(f"mean{at}") for at in range(n)),
+            *(F.sum(F.col(f"squares{at}") + apart[at]).alias(f"squares{at}") for at in range(n)),
+        )
+    )
 
 
 def _cells(reduced: DataFrame, monitor: Monitor, names: Sequence[str], max_cells: int) -> Cells:

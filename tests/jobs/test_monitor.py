@@ -288,3 +288,16 @@ def test_the_pages_open_from_disk(story: Story) -> None:
     assert "device:tablet" in text
     (incident,) = {row["incident_id"] for row in story.place.rows("incidents")}
     assert "What to do" in (pages / f"incident-{incident}.html").read_text()
+
+
+def test_a_version_beside_which_another_serves_is_stopped_and_a_tag_puts_it_back(story: Story) -> None:
+    place = story.place
+    rule = {"name": "stop", "metrics": ["error_rate"], "action": "stop", "alias": "challenger", "dry_run": False}
+    conf = place.load(monitor_id="stopping", notify={}, rules=[rule | {"evidence_hours": 1e6}])
+    monitor_metrics.run(place.spark, conf, END)
+    acted = [row for row in place.rows("decisions") if row["rollback_rule"] == "stop"]
+    assert [row["state"] for row in sorted(acted, key=lambda row: row["revision"])] == ["due", "done"]
+    assert {row["model_version"] for row in place.lake().view("stopped_versions").collect()} == {"2"}
+    mlflow.MlflowClient().set_registered_model_tag("recommender", "mltrust.serve.2", "mended")
+    monitor_metrics.run(place.spark, conf, END)
+    assert place.lake().view("stopped_versions").collect() == []

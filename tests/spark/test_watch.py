@@ -14,6 +14,8 @@ from mltrust.experiment.check import Check
 from mltrust.io.tables import Lakehouse
 from mltrust.io.views import VIEWS
 from mltrust.metrics import MetricColumns
+from mltrust.monitor import rules
+from mltrust.monitor.rules import Decision
 from mltrust.monitor.spec import Arms, Monitor, SeriesMetric, SeriesSpec
 from mltrust.verdicts import Verdict
 from mltrust.watch import of_others
@@ -52,11 +54,16 @@ def test_failed_sample_ratios_of_the_experiment_in_the_last_days_are_found(lake:
         ("another", failed, AS_OF),
     ]
     lake.append([stamped(row._asdict() | {"experiment_id": of}, at) for of, row, at in rows], "experiment_checks")
-    found = {(str(each.slice), each.detector): each for each in of_others(lake, MONITOR, AS_OF, "2")}
+
+    def served(at: datetime) -> str:
+        return "2" if at == AS_OF else "1"
+
+    found = {(str(each.slice), each.detector): each for each in of_others(lake, MONITOR, AS_OF, served)}
     assert set(found) == {("overall", "sample ratio (chi-square)"), ("device:tablet", "sample ratio (sequential)")}
     overall = found["overall", "sample ratio (chi-square)"]
     assert (overall.judged_at, overall.bucket_start) == (AS_OF, AS_OF - DAY)
     assert (overall.n_requests, overall.pvalue, overall.blamed_version) == (900, 1e-9, "2")
+    assert found["device:tablet", "sample ratio (sequential)"].blamed_version == "1"  # of the day before
 
 
 def stopped(version: str, *, monitor_id: str = "watch", at: datetime = AS_OF, **changed: object) -> dict[str, object]:
@@ -105,6 +112,9 @@ DECISIONS = [
     stopped("5", at=AS_OF + 2 * DAY, decision_id="again", incident_id="j"),
     # What was not done keeps nothing from serving.
     *(stopped(f"not {state}", state=state) for state in ("due", "failed", "dry_run", "refused", "held")),
+    # A person put it back without an alias.
+    stopped("7"),
+    moved("7", 1, at=AS_OF + DAY, alias=""),
     stopped("6", model_name="another"),
     moved(None, 7, at=AS_OF + 3 * DAY),
 ]
@@ -117,6 +127,8 @@ def test_versions_that_were_stopped_and_not_put_back_must_not_serve(lake: Lakeho
     rows = lake.view("stopped_versions").collect()
     assert {(row["model_name"], row["model_version"]) for row in rows} == STOPPED
     assert len(rows) == len(STOPPED)
+    past = [Decision(*(row[name] for name in Decision._fields)) for row in DECISIONS if row["state"] != "due"]
+    assert {(model, each) for model in ("recommender", "another") for each in rules.stopped(past, model)} == STOPPED
     (second,) = [row for row in rows if row["model_version"] == "2"]
     assert (second["action"], second["monitor_id"], second["reason"]) == ("rollback", "watch", "stop 2")
     (fifth,) = [row for row in rows if row["model_version"] == "5"]

@@ -162,7 +162,9 @@ def test_nonsense_in_a_monitor_is_refused(folder: Path, old: str, new: str, expe
 
 
 def test_a_rule_may_be_of_drift_which_has_slices_of_its_own(folder: Path) -> None:
-    path = edited(folder / "monitors/recommender.yaml", "[error_rate]", "['drift psi*'], slices: ['age:*']")
+    path = edited(
+        folder / "monitors/recommender.yaml", "[error_rate]", "['drift psi*'], slices: ['age:*'], severity: warning"
+    )
     assert conf.load(path, "local").the_monitor().rules
 
 

@@ -10,15 +10,18 @@ import pytest
 
 from mltrust.monitor.breakdown import completed
 from mltrust.monitor.cells import MAX_VALUES, Cells, Row, Values, breakdown, capped, rolled_up
+from mltrust.monitor.guardrails import guardrails
 from mltrust.monitor.incidents import IncidentPolicy, incidents
+from mltrust.monitor.rules import Seen, decide, unconfirmed
 from mltrust.monitor.scan import judged_in, scan
 from mltrust.monitor.series import Panel, Point, SeriesKey
-from mltrust.monitor.spec import Arms, Detection, Monitor, RollbackRule, SeriesMetric, SeriesSpec
+from mltrust.monitor.spec import Arms, Detection, Event, Monitor, RollbackRule, SeriesMetric, SeriesSpec
 from mltrust.monitor.unmatched import unmatched
 from mltrust.slices import OTHER, Slice, Slicing, name_slice, parted, within
 from mltrust.spark.series import Rejects, Span, counted
 from tests.unit.test_monitor_cells import BUCKET
 from tests.unit.test_monitor_incidents import EVERYTHING
+from tests.unit.test_monitor_rules import NOW, REGISTRY, incident, past
 
 HOUR = timedelta(hours=1)
 ERRORS = SeriesMetric("share", value="status = 'error'", worse="up", by="error_type")
@@ -229,6 +232,53 @@ def test_a_breakdown_that_makes_no_sense_is_refused(given: dict[str, Any], said:
 def test_a_breakdown_by_a_declared_attribute_is_refused() -> None:
     with pytest.raises(ValueError, match="metrics.errors.by is 'device', expected another name"):
         SeriesSpec({"errors": replace(ERRORS, by="device")}, slices=SLICES)
+
+
+PART = name_slice({"device": "tablet", "error_type": "timeout"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "of", "is_concerned"),
+    [
+        ("device:*", PART, True),
+        ("device:tablet", PART, True),
+        ("device:ios", PART, False),
+        ("device x error_type:*", PART, True),
+        ("overall", PART, False),
+        ("overall", of_type("timeout"), True),
+        ("device:*", of_type("timeout"), False),
+        # What the metric is not broken down by is no part.
+        ("device:*", name_slice({"device": "tablet", "region": "emea"}), False),
+    ],
+)
+def test_a_rule_or_event_of_a_slice_is_of_its_parts_too(pattern: str, of: Slice, is_concerned: bool) -> None:
+    by_metric = {"errors": "error_type"}
+    event = Event("e", BUCKET, BUCKET + HOUR, slices=(pattern,))
+    for each in (RollbackRule("r", slices=(pattern,)), event):
+        assert each.concerns("errors", of, by_metric) == is_concerned
+        assert each.concerns("latency", of, by_metric) == (pattern == "device x error_type:*" and of == PART)
+
+
+def test_a_rule_of_a_slice_acts_on_an_incident_that_a_part_leads() -> None:
+    rule = RollbackRule("r", metrics=("errors",), slices=("device:*",), dry_run=False)
+    led = incident(metric="errors")._replace(slice_key=PART.slice_key, slice_value=PART.slice_value)
+    watching = monitor({"errors": ERRORS}, rules=(rule,))
+    seen = Seen(breakdowns=watching.series.breakdowns)
+    (due,) = decide(rule, [led], past("1", "2"), REGISTRY, NOW, seen)
+    assert due.state == "due"
+    assert unconfirmed([due], [rule], [led], {}, NOW, seen) == []
+    (stands,) = guardrails(watching, [led], [], [], {}, NOW)
+    assert stands.standing == "waits"
+    assert decide(rule, [led], past("1", "2"), REGISTRY, NOW) == []
+
+
+def test_the_parts_of_a_slice_in_a_known_event_are_no_finding() -> None:
+    rows = {key_of("errors"): points(0.02), key_of("errors", of_type("oom")): points(0.01)}
+    sale = Event("sale", BUCKET + 4 * HOUR, BUCKET + 5 * HOUR, slices=("overall",))
+    limit = Detection("threshold", above=0.001)
+    watching = monitor({"errors": ERRORS}, detectors=(limit,), events=(sale,))
+    found = scan(panel_of(rows, watching.series), watching, BUCKET + 3 * HOUR).findings
+    assert {each.bucket_start for each in found} == {BUCKET + 3 * HOUR, BUCKET + 5 * HOUR}
 
 
 def test_patterns_may_name_parts() -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from mltrust.monitor.guardrails import Guardrail, guardrails, serving_versions
+from mltrust.monitor.guardrails import Guardrail, guardrails, served_beside, serving_versions
 from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import Decision, Registry, carried_out, decide, of_another
 from mltrust.monitor.series import Panel, SeriesKey
@@ -16,6 +16,13 @@ from tests.unit.test_monitor_incidents import HOUR, START
 from tests.unit.test_monitor_rules import NOW, REGISTRY, RULE, incident, past, replace_alias, rolled_back
 
 DAY = timedelta(days=1)
+METRICS = {
+    "requests": SeriesMetric("count"),
+    "score": SeriesMetric("mean", value="s"),
+    "rejects": SeriesMetric("count", source="rejects"),
+    "purchases": SeriesMetric("share", source="outcomes", outcome="purchase"),
+}
+MONITOR = Monitor("m", "log", "m", series=SeriesSpec(METRICS))
 
 
 def stands(
@@ -27,7 +34,7 @@ def stands(
     registry: Registry | None = REGISTRY,
 ) -> Guardrail:
     registries = {} if registry is None else {rule.alias: registry}
-    (found,) = guardrails([rule], live, decisions or [], others or [], registries, NOW)
+    (found,) = guardrails(replace(MONITOR, rules=(rule,)), live, decisions or [], others or [], registries, NOW)
     return found
 
 
@@ -70,7 +77,7 @@ def test_a_rule_that_acted_cools_down_and_is_quiet_once_its_incident_is_over() -
     assert (found.standing, found.cools_until) == ("acted", until)
     over = stands(RULE, (), seen, registry=replace_alias("1"))
     assert (over.standing, over.cools_until) == ("quiet", until)
-    assert guardrails([RULE], (), seen, [], {}, until)[0].cools_until is None
+    assert guardrails(replace(MONITOR, rules=(RULE,)), (), seen, [], {}, until)[0].cools_until is None
 
 
 def test_what_another_monitor_did_cools_down_every_rule_of_the_alias() -> None:
@@ -109,15 +116,6 @@ def traffic() -> Panel:
     return Panel(tuple(keys), ("count",) * len(keys), START, HOUR, values, values, values)
 
 
-METRICS = {
-    "requests": SeriesMetric("count"),
-    "score": SeriesMetric("mean", value="s"),
-    "rejects": SeriesMetric("count", source="rejects"),
-    "purchases": SeriesMetric("share", source="outcomes", outcome="purchase"),
-}
-MONITOR = Monitor("m", "log", "m", series=SeriesSpec(METRICS))
-
-
 def test_versions_serve_what_the_log_says_of_requests() -> None:
     first, second = serving_versions(traffic(), MONITOR, 2 * HOUR)
     assert first == ("1", 450, 0.9, 0.75)
@@ -125,6 +123,18 @@ def test_versions_serve_what_the_log_says_of_requests() -> None:
     assert serving_versions(traffic().before(START), MONITOR, DAY) == []
     # A window shorter than a bucket is one bucket.
     assert [each.n_requests for each in serving_versions(traffic(), MONITOR, HOUR / 4)] == [150, 50]
+
+
+def test_who_served_beside_a_version_is_told_by_the_last_bucket_that_it_had() -> None:
+    panel = traffic()
+    assert served_beside(panel, MONITOR, "2") == {"1"}
+    assert served_beside(panel, MONITOR, "1") == {"2"}
+    assert served_beside(panel.before(START + 3 * HOUR), MONITOR, "1") == frozenset()  # 2 came later
+    assert served_beside(panel, MONITOR, "9") == frozenset()
+    switched = replace(panel, n=panel.n.copy())
+    switched.n[[at for at, key in enumerate(panel.keys) if key.model_version == "1"], 3] = 0
+    assert served_beside(switched, MONITOR, "2") == frozenset()
+    assert served_beside(switched, MONITOR, "1") == frozenset()
 
 
 def test_the_versions_say_what_the_aliases_name_and_what_was_decided_last() -> None:

@@ -9,7 +9,8 @@ from math import nan, sqrt
 import pytest
 
 from mltrust.monitor.finding import Finding, Severity
-from mltrust.monitor.incidents import Incident, current, families, incidents, related, replay_from, unwritten
+from mltrust.monitor.incidents import Incident, families, incidents, related
+from mltrust.monitor.revisions import current, replay_from, unwritten
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import IncidentPolicy
 from mltrust.slices import OVERALL, Slice, name_slice

@@ -14,10 +14,11 @@ from mltrust.monitor.others import of_drift, of_ratio, origins
 from mltrust.monitor.rules import Registry, decide
 from mltrust.monitor.scan import candidate_of, scan, serving
 from mltrust.monitor.series import Panel, SeriesKey
-from mltrust.monitor.spec import Arms, Detection, Monitor, RollbackRule, SeriesMetric, SeriesSpec
+from mltrust.monitor.spec import Arms, Detection, Event, Monitor, RollbackRule, SeriesMetric, SeriesSpec
 from mltrust.monitor.unmatched import unmatched
 from mltrust.slices import Slice, name_slice
 from tests.unit.test_monitor_incidents import EVERYTHING, HOUR, START, finding
+from tests.unit.test_monitor_rules import BESIDE
 
 AS_OF = START + timedelta(days=1)
 TABLET = name_slice({"device": "tablet"})
@@ -42,7 +43,7 @@ def check(of: Slice = EVERYTHING, *, method: str = "chi-square", pvalue: float |
 
 
 def mismatch(of: Slice = EVERYTHING, **given: Any) -> Finding:
-    return of_ratio(check(of, **given), model_name="m", candidate="2")._replace(judged_at=START + 4 * HOUR)
+    return of_ratio(check(of, **given), model_name="m", candidate=lambda at: "2")._replace(judged_at=START + 4 * HOUR)
 
 
 def monitor(arms: Arms | None = OF_EXPERIMENT, **given: Any) -> Monitor:
@@ -110,14 +111,14 @@ def test_a_mismatch_that_is_not_found_again_for_three_days_has_lapsed() -> None:
 
 @pytest.mark.parametrize("metrics", [("*",), ("s*",), ("errors",)])
 def test_a_rule_that_does_not_name_it_leaves_a_mismatch_alone(metrics: tuple[str, ...]) -> None:
-    assert not RollbackRule("r", metrics=metrics).concerns("srm ranker", "overall")
+    assert not RollbackRule("r", metrics=metrics).concerns("srm ranker", EVERYTHING, {})
 
 
 def test_a_rule_that_names_it_stops_the_candidate() -> None:
     live = incidents([mismatch()], IncidentPolicy(), bucket=HOUR, upto=START + 4 * HOUR).live
     now = datetime(2026, 11, 3, tzinfo=UTC)
     rule = RollbackRule("ratio", metrics=("srm *",), action="stop", dry_run=False)
-    (due,) = decide(rule, live, [], Registry("1", frozenset("12")), now)
+    (due,) = decide(rule, live, [], Registry("1", frozenset("12")), now, BESIDE)
     assert (due.state, due.action, due.from_version) == ("due", "stop", "2")
     assert decide(replace(rule, metrics=("*",)), live, [], Registry("1", frozenset("12")), now) == []
 
@@ -127,6 +128,30 @@ def test_a_rule_on_sample_ratios_needs_arms_of_an_experiment() -> None:
     assert list(unmatched(monitor(rules=rules), ())) == []
     (told,) = unmatched(monitor(Arms(), rules=rules), ())
     assert "rules.ratio.metrics: 'srm *' matches no metric" in told
+
+
+@pytest.mark.parametrize("pattern", ["dri*", "d*", "s*"])
+def test_a_rule_that_does_not_name_what_others_find_needs_a_metric_of_its_own(pattern: str) -> None:
+    rule = RollbackRule("r", metrics=(pattern,), severity="warning")
+    (told,) = unmatched(monitor(rules=(rule,)), (Detection("seasonal"),))
+    assert told.startswith(f"rules.r.metrics: {pattern!r} matches no metric")
+    # An event means whatever it matches.
+    event = Event("e", START, START + HOUR, metrics=(pattern,), slices=("devise:*",))
+    assert list(unmatched(monitor(events=(event,)), ())) == []
+
+
+def test_a_rule_on_every_metric_is_held_to_the_declared_slices() -> None:
+    rule = RollbackRule("r", slices=("devise:*",), severity="warning")
+    (told,) = unmatched(monitor(rules=(rule,)), (Detection("seasonal"),))
+    assert told.startswith("rules.r.slices: 'devise:*' matches no declared slice")
+
+
+@pytest.mark.parametrize("pattern", ["drift *", "drift*", "drift psi of age"])
+def test_a_critical_rule_on_drift_is_refused_as_drift_is_a_warning(pattern: str) -> None:
+    mild = RollbackRule("r", metrics=(pattern,), severity="warning")
+    assert list(unmatched(monitor(rules=(mild,)), ())) == []
+    (told,) = unmatched(monitor(rules=(replace(mild, severity="critical"),)), ())
+    assert told.startswith(f"rules.r: {pattern!r} with severity critical never acts, as drift is a warning")
 
 
 def panel_of_arms(treated: str = "2") -> Panel:
@@ -149,9 +174,38 @@ def test_the_version_that_alone_served_an_arm_is_to_blame_for_it() -> None:
 
 
 def test_the_candidate_is_the_version_that_the_control_does_not_have() -> None:
-    panel = panel_of_arms()
+    panel, end = panel_of_arms(), START + 5 * HOUR
     assert [serving(panel, "m", 4, arm) for arm in ("control", "treatment")] == ["1", "2"]
-    assert candidate_of(panel, OF_EXPERIMENT) == "2"
-    assert candidate_of(panel_of_arms("1"), OF_EXPERIMENT) == ""
-    assert candidate_of(panel, Arms("experiment", "ranker")) == ""
-    assert candidate_of(panel, None) == ""
+    assert candidate_of(panel, OF_EXPERIMENT, end) == "2"
+    assert candidate_of(panel_of_arms("1"), OF_EXPERIMENT, end) == ""
+    assert candidate_of(panel, Arms("experiment", "ranker"), end) == ""
+    assert candidate_of(panel, None, end) == ""
+
+
+def test_to_blame_for_a_mismatch_is_who_served_then_and_not_who_serves_now() -> None:
+    panel = panel_of_arms()
+    keys = [key._replace(model_version="3") for key in panel.keys if key.model_version == "2"]
+    added = panel.n[[1, 3]].copy()
+    added[:, :3] = 0  # version 3 came in the fourth bucket, and 2 went
+    panel.n[[1, 3], 3:] = 0
+    n = np.vstack([panel.n, added])
+    both = Panel((*panel.keys, *keys), (*panel.kinds, "count", "count"), START, HOUR, n, n, n)
+    said = [candidate_of(both, OF_EXPERIMENT, START + at * HOUR) for at in (0, 1, 3, 4, 5, 6)]
+    assert said == ["", "2", "2", "3", "3", ""]  # before and after the panel nobody knows
+
+
+def test_the_candidate_is_asked_for_only_where_a_sample_ratio_failed() -> None:
+    asked: list[datetime] = []
+    _, ratio = origins(monitor(), lambda at: asked.append(at) or "2")  # type: ignore[func-returns-value]
+    assert asked == []
+    assert ratio.finding(check()).blamed_version == "2"
+    assert asked == [AS_OF]
+
+
+def test_every_arm_is_asked_once_for_who_served_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("mltrust.monitor.scan.serving", lambda panel, name, at, arm: asked.append(arm) or arm)
+    panel = panel_of_arms()
+    many = panel.rows([*range(len(panel.keys))] * 50)
+    candidate_of(many, OF_EXPERIMENT, START + HOUR)
+    assert sorted(asked) == ["control", "treatment"]

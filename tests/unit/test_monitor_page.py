@@ -13,7 +13,7 @@ from mltrust.report.monitor import View, incident_page, live_page, markdown, met
 from tests.unit.test_monitor_detectors import FIRST, panel_of, watching
 from tests.unit.test_monitor_incidents import HOUR, START, IncidentPolicy, incidents
 from tests.unit.test_monitor_others import mismatch
-from tests.unit.test_monitor_rules import REGISTRY, RULE, incident, past
+from tests.unit.test_monitor_rules import BESIDE, REGISTRY, RULE, STOP, incident, past
 
 
 def view(*, n_judged: int = 9, with_incident: bool = True) -> View:
@@ -68,7 +68,7 @@ def test_the_live_page_is_whole_and_fetches_nothing() -> None:
 
 def test_the_live_page_has_the_versions_and_the_guardrails() -> None:
     seen = view()
-    rules = guardrails([RULE], seen.live, seen.decisions, [], {}, seen.written_at)
+    rules = guardrails(replace(seen.monitor, rules=(RULE,)), seen.live, seen.decisions, [], {}, seen.written_at)
     page = live_page(
         seen._replace(serving=[Serving("2", 900, 0.9, 0.8)], aliases={"champion": "1"}, guardrails=rules)
     )
@@ -89,8 +89,7 @@ def test_the_page_of_a_mismatch_says_what_is_not_to_be_read() -> None:
 
 def test_the_page_of_a_stopped_version_says_so() -> None:
     seen = view()
-    stop = replace(RULE, action="stop")
-    (due,) = decide(stop, [incident(seen.live[0].incident_id)], [], REGISTRY, seen.upto)
+    (due,) = decide(STOP, [incident(seen.live[0].incident_id)], [], REGISTRY, seen.upto, BESIDE)
     seen = seen._replace(decisions=[due, carried_out(due, now=seen.upto)])
     assert "Version 2 is stopped" in incident_page(seen, seen.live[0].incident_id)
 

@@ -11,19 +11,25 @@ from mltrust.monitor.incidents import Incident
 from mltrust.monitor.rules import (
     Decision,
     Registry,
+    Seen,
     carried_out,
     decide,
     newest,
     observed,
     of_another,
     previous_version,
+    put_back,
+    stopped,
     to_carry_out,
 )
 from mltrust.monitor.spec import RollbackRule
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
 RULE = RollbackRule("errors", metrics=("error*",), dry_run=False)
+STOP = replace(RULE, action="stop")
 REGISTRY = Registry("2", frozenset(("1", "2", "3")))
+#: Versions 1 and 2 serve at once.
+BESIDE = Seen(beside=lambda version: frozenset("12") - {version})
 
 
 def incident(
@@ -210,8 +216,58 @@ def test_two_incidents_of_one_version_move_the_alias_once() -> None:
 
 
 def test_stopping_a_candidate_needs_no_alias() -> None:
-    (due,) = decide(replace(RULE, action="stop"), [incident(version="3")], [], Registry("2", REGISTRY.versions), NOW)
+    (due,) = decide(STOP, [incident(version="3")], [], Registry("2", REGISTRY.versions), NOW, BESIDE)
     assert (due.state, due.from_version) == ("due", "3")
+
+
+def test_the_only_version_that_serves_is_not_stopped() -> None:
+    (said,) = decide(STOP, [incident(version="3")], [], REGISTRY, NOW, Seen(beside=lambda version: frozenset()))
+    assert (said.state, "beside 3" in said.reason) == ("refused", True)
+    assert decide(STOP, [incident(version="3")], [], REGISTRY, NOW)[0].state == "refused"  # nothing is known
+    # Once another serves it is stopped.
+    (due,) = decide(STOP, [incident(version="3")], [said], REGISTRY, NOW, BESIDE)
+    assert (due.state, due.revision) == ("due", 1)
+
+
+def test_a_version_beside_which_only_stopped_ones_serve_is_not_stopped() -> None:
+    seen = decide(replace(STOP, name="another", alias="other"), [incident()], [], REGISTRY, NOW, BESIDE)
+    for after in (seen, [*seen, carried_out(seen[0], now=NOW)]):  # due in the same scan, and done
+        assert stopped(after, "m") == {"2"}
+        (said,) = decide(STOP, [incident("b", version="1")], after, REGISTRY, NOW, BESIDE)
+        assert said.state == "refused"
+    # A person put it back.
+    back = past("1", "2", at=NOW + timedelta(hours=1))
+    assert stopped([*after, *back], "m") == frozenset()
+    assert decide(STOP, [incident("b", version="1")], [*after, *back], REGISTRY, NOW, BESIDE)[0].state == "due"
+
+
+def test_a_stopped_version_is_put_back_by_a_person_who_tags_it() -> None:
+    kept = Registry("2", REGISTRY.versions, kept={"2": "Ada mended it", "3": "never stopped"})
+    assert put_back([], "m", kept, NOW) == []
+    seen = past("1", "2")
+    seen += decide(STOP, [incident()], seen, REGISTRY, NOW, BESIDE)
+    seen.append(carried_out(seen[-1], now=NOW))
+    assert put_back(seen, "m", REGISTRY, NOW + timedelta(hours=1)) == []
+    (back,) = put_back(seen, "m", kept, NOW + timedelta(hours=1))
+    assert (back.to_version, back.revision, back.reason) == ("2", 1, "a person put 2 back: Ada mended it")
+    seen.append(back)
+    assert stopped(seen, "m") == frozenset()
+    assert put_back(seen, "m", kept, NOW + timedelta(hours=2)) == []
+    assert previous_version(seen, "m", "champion", "2") == "1"  # no alias moved
+    # What is found anew does nothing while the tag is there, and again once it is gone.
+    later = NOW + timedelta(days=2)
+    (said,) = decide(STOP, [incident("b")], seen, kept, later, BESIDE)
+    assert (said.state, "Ada mended it" in said.reason) == ("held", True)
+    seen += decide(STOP, [incident("b")], [*seen, said], REGISTRY, later, BESIDE)
+    assert seen[-1].state == "due"
+    (again,) = put_back(seen, "m", kept, later + timedelta(hours=1))
+    assert (again.decision_id, again.revision) == (back.decision_id, 2)
+
+
+def test_two_versions_that_serve_are_not_both_stopped_in_one_scan() -> None:
+    live = [incident("a", version="1"), incident("b", version="2")]
+    impatient = replace(STOP, cool_down_hours=0)
+    assert [each.state for each in decide(impatient, live, [], REGISTRY, NOW, BESIDE)] == ["due", "refused"]
 
 
 def test_the_alias_is_written_down_when_it_moved_and_only_then() -> None:

@@ -13,33 +13,24 @@ from mltrust import conf as confs
 from mltrust.errors import ConfError
 from mltrust.io import models, notify
 from mltrust.io.tables import Lakehouse
+from mltrust.keeping import Keeper, Known, Made, committed
+from mltrust.monitor import rules
 from mltrust.monitor.cells import EVERY_VERSION, JUDGED
 from mltrust.monitor.cells import Row as CellRow
 from mltrust.monitor.incidents import always
 from mltrust.monitor.notices import Notice
-from mltrust.monitor.rules import carried_out, decide
+from mltrust.monitor.rules import Seen, carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
 from mltrust.spark.series import Arrived, Span, problems
 from mltrust.verdicts import Verdict
-from mltrust.watch import (
-    Keeper,
-    Known,
-    Made,
-    committed,
-    decided_and_told,
-    going_on,
-    not_ahead,
-    reached,
-    scanned,
-    standing,
-)
+from mltrust.watch import decided_and_told, going_on, not_ahead, reached, scanned, standing
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
 from tests.unit.test_monitor_others import mismatch
+from tests.unit.test_monitor_rules import BESIDE, STOP, incident, past
 from tests.unit.test_monitor_rules import REGISTRY as NAMED
-from tests.unit.test_monitor_rules import incident, past
 
 NOW = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -55,13 +46,14 @@ class Registry:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.named, self.moves, self.is_down = "1", list[tuple[str, str]](), False
+        self.kept: dict[str, str] = {}
         monkeypatch.setattr(models, "named", self._named)
         monkeypatch.setattr(models, "move_alias", self._move)
 
     def _named(self, name: str, alias: str) -> models.Named:
         if self.is_down:
             raise ConnectionError("the registry is down")
-        return models.Named(self.named, frozenset("123"), None)
+        return models.Named(self.named, frozenset("123"), None, self.kept)
 
     def _move(self, name: str, alias: str, *, expected: str, to: str) -> None:
         self.moves.append((expected, to))
@@ -105,12 +97,12 @@ def test_a_rollback_is_seen_by_the_other_monitors_of_the_model(registry: Registr
     tables, other = Tables(), replace(MONITOR, monitor_id="other")
     for version in ("1", "2"):
         registry.named = version
-        keeper(tables).decisions([], NOW, NOW - DAY)
-    keeper(tables).decisions([incident()], NOW, NOW)
+        keeper(tables).decisions([], Seen(NOW), NOW - DAY)
+    keeper(tables).decisions([incident()], Seen(NOW), NOW)
     assert registry.moves == [("2", "1")]
-    keeper(tables).decisions([], NOW, NOW + DAY)
+    keeper(tables).decisions([], Seen(NOW), NOW + DAY)
     registry.named = "2"  # a person put it back
-    said = keeper(tables, other).decisions([incident("b")], NOW + 2 * DAY, NOW + 2 * DAY)
+    said = keeper(tables, other).decisions([incident("b")], Seen(NOW + 2 * DAY), NOW + 2 * DAY)
     assert [(each.action, each.state) for each in said] == [("observe", "observed"), ("rollback", "held")]
     assert registry.moves == [("2", "1")]
 
@@ -126,16 +118,27 @@ def test_what_a_run_that_died_left_due_is_done_only_if_it_is_judged_again(regist
         tables, registry.moves, registry.named = Tables(), [], "2"
         left = [*past("1", "2"), *decide(RULE, [incident()], past("1", "2"), NAMED, NOW - MINUTE)]
         tables.append([each._asdict() | {"monitor_id": "m"} for each in left], "decisions")
-        said = keeper(tables, monitor).decisions(live, NOW, NOW)
+        said = keeper(tables, monitor).decisions(live, Seen(NOW), NOW)
         assert said[-1].state == state
         assert registry.moves == ([("2", "1")] if state == "done" else [])
+
+
+def test_a_version_that_a_person_tags_may_serve_again_at_the_next_scan(registry: Registry) -> None:
+    tables, monitor = Tables(), replace(MONITOR, rules=(STOP, replace(STOP, name="second", alias="challenger")))
+    done = keeper(tables, monitor).decisions([incident()], BESIDE, NOW)
+    assert rules.stopped(done, "m") == {"2"}
+    registry.kept = {"2": "mended"}
+    for at in (1, 2):
+        done = keeper(tables, monitor).decisions([incident()], BESIDE, NOW + at * MINUTE)
+        assert rules.stopped(done, "m") == frozenset()
+    assert [each.reason for each in done if each.alias == ""] == ["a person put 2 back: mended"]
 
 
 def test_an_old_log_moves_no_alias_of_today(registry: Registry) -> None:
     tables, registry.named = Tables(), "2"
     tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
     for _ in range(2):
-        said = keeper(tables).decisions([incident()], NOW - 2 * DAY, NOW)
+        said = keeper(tables).decisions([incident()], Seen(NOW - 2 * DAY), NOW)
     assert [(each.state, "24 h ago" in each.reason) for each in said if each.action == "rollback"] == [
         ("refused", True)
     ]
@@ -185,10 +188,10 @@ def test_a_registry_that_is_down_is_asked_again_at_the_next_scan(registry: Regis
     tables, registry.named = Tables(), "2"
     tables.append([each._asdict() | {"monitor_id": "m"} for each in past("1", "2")], "decisions")
     registry.is_down = True
-    said = keeper(tables).decisions([incident()], NOW, NOW)
+    said = keeper(tables).decisions([incident()], Seen(NOW), NOW)
     assert {each.action for each in said} == {"observe"}
     registry.is_down = False
-    assert keeper(tables).decisions([incident()], NOW, NOW)[-1].state == "done"
+    assert keeper(tables).decisions([incident()], Seen(NOW), NOW)[-1].state == "done"
 
 
 def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Registry) -> None:
@@ -196,10 +199,10 @@ def test_what_the_registry_said_is_seen_as_it_is_after_a_rollback(registry: Regi
     tables.append([each._asdict() | {"monitor_id": "theirs"} for each in past("1", "2")], "decisions")
     watching = keeper(tables)
     registry.is_down = True
-    watching.decisions([incident()], NOW, NOW)
+    watching.decisions([incident()], Seen(NOW), NOW)
     assert (watching.registries, len(watching.others)) == ({}, 2)
     registry.is_down = False
-    watching.decisions([incident()], NOW, NOW)
+    watching.decisions([incident()], Seen(NOW), NOW)
     assert registry.moves == [("2", "1")]
     assert watching.registries["champion"].alias_version == "1"
 
@@ -264,7 +267,7 @@ def test_a_failed_sample_ratio_is_told_once_and_moves_no_alias(registry: Registr
         since = NOW + at * MINUTE
         _, findings = keeper(tables, monitor).findings([], [mismatch()], since, since + MINUTE)
         revisions, live = keeper(tables, monitor).incidents(findings, always, since + MINUTE)
-        decisions = keeper(tables, monitor).decisions(live, since + MINUTE, NOW + DAY)
+        decisions = keeper(tables, monitor).decisions(live, Seen(since + MINUTE), NOW + DAY)
     assert [(each.metric, each.severity) for each in live] == [("srm ranker", "critical")]
     assert [each.state for each in revisions] == ["open"]
     assert len(tables.rows_of["monitor_findings"]) == 1
@@ -287,6 +290,6 @@ def test_incidents_are_told_before_the_registry_is_asked(monkeypatch: pytest.Mon
         models, "named", lambda name, alias: done.append("asked") or models.Named(None, frozenset(), None)
     )
     watching = keeper(Tables(), replace(MONITOR, notify={"all": Target("file", "x")}))
-    decisions, waiting = decided_and_told(watching, [incident()], [incident()], NOW, lambda: NOW)
+    decisions, waiting = decided_and_told(watching, [incident()], [incident()], Seen(NOW), lambda: NOW)
     assert (done, waiting) == (["told", "asked"], 0)
     assert [each.state for each in decisions] == ["refused"]

@@ -15,7 +15,7 @@ from mltrust.io.notify import address_of, deliver
 from mltrust.monitor.notices import Notice, attempted, newest, of_decisions, to_send
 from mltrust.monitor.rules import carried_out, decide
 from mltrust.monitor.spec import Monitor, RollbackRule, Target
-from tests.unit.test_monitor_rules import REGISTRY, incident
+from tests.unit.test_monitor_rules import BESIDE, REGISTRY, incident
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
@@ -145,7 +145,7 @@ def test_a_service_that_is_told_to_stop_a_candidate_gets_the_model_the_version_a
 ) -> None:
     rule = RollbackRule("candidate", action="stop", dry_run=False, page=("router",))
     monitor = Monitor("watch", "log", "m", rules=(rule,), notify={"router": receiver.target})
-    made = decide(rule, [incident(version="3")], [], REGISTRY, NOW)
+    made = decide(rule, [incident(version="3")], [], REGISTRY, NOW, BESIDE)
     decisions = [*made, *(carried_out(each, now=NOW) for each in made)]
     (queued,) = of_decisions(decisions, monitor, NOW)
     assert deliver(queued, monitor.notify[queued.target]) is None
