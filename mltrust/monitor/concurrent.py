@@ -81,7 +81,7 @@ def concurrent(sight: Sight, how: Detection, alpha: float) -> Scored:
         here = Difference(*(each[:, first:] for each in difference))
         rows = [pair.treatment for pair in pairs]
         n = np.maximum(panel.n[rows][:, first:], 1)
-        score = np.where(here.judged, here.excess / here.std_error, np.nan)
+        score = np.divide(here.excess, here.std_error, out=np.full(n.shape, np.nan), where=here.judged)
         width = here.std_error / n
         values = (
             score,
