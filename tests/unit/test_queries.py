@@ -7,14 +7,19 @@ import signal
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import pytest
+import yaml
 
-from mltrust import runtime
+from mltrust import conf, landing, runtime
 from mltrust.errors import ConfError, DataError
+from mltrust.landing import Inlet
 from mltrust.runtime import Running, Work
 from mltrust.spark import kafka
 from mltrust.spark.mistakes import FOLDER, TOPIC, Mistakes, operators_mistake
+from tests.unit.conftest import SHIPPED
 
 FAILED = "[STREAM_FAILED] Query [id = c6699fef, runId = 753c6d79] terminated with exception: {} SQLSTATE: XXKST\n{}"
 PLAN = (
@@ -171,6 +176,29 @@ def test_a_query_that_fails_ends_the_others_and_the_process() -> None:
     with pytest.raises(DataError, match="^kafka:t: no Kafka client can be made of the servers and options: No resol"):
         runtime.until_stopped([Running(healthy, work), Running(failed, work)])
     assert len(healthy.stopped_at) == 1
+
+
+def test_a_query_that_cannot_start_is_explained_and_ends_those_that_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy, refused = Query(0), QueryError("Failed to create new KafkaAdminClient", _NO_HOST)
+    writer = mock.Mock()
+    writer.queryName.return_value.trigger.return_value.start.side_effect = [healthy, refused]
+    inlet = Inlet("inference_log", "kafka:t", "c", kafka.batch_of, kafka.parse, TOPIC)
+    monkeypatch.setattr(landing, "inlets", lambda *_: [(inlet, None)])
+    monkeypatch.setattr(landing, "query", lambda *_: writer)
+    monkeypatch.setattr(landing.logs, "made", lambda *_: None)
+    with pytest.raises(DataError, match="^kafka:t: no Kafka client can be made"):
+        landing.started(mock.Mock(), conf.load(SHIPPED / "contracts/recommendations.yaml", "local"), 1)
+    assert len(healthy.stopped_at) == 1
+
+
+def test_a_secret_that_is_unset_is_named_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    given = {"servers": "b:9092", "topics": {"records": "t"}, "options": {"kafka.sasl.jaas.config": "${UNSET}"}}
+    (folder / "env/local.yaml").write_text(yaml.safe_dump({"root": "x", "ingest": {"kafka": given}}))
+    monkeypatch.setattr(landing.logs, "is_there", lambda *_: False)
+    with pytest.raises(ConfError, match=r"^kafka: kafka.sasl.jaas.config needs UNSET in the environment$"):
+        landing.inlets(mock.Mock(), conf.load(folder / "contracts/recommendations.yaml", "local"), "inference_log")
 
 
 def test_how_far_a_topic_is_behind_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
