@@ -1,4 +1,4 @@
-"""Takes landing files into the log and the outcomes: every record once, rejects with reasons, balanced books."""
+"""Takes landing files and topics into the log and the outcomes: every record once, rejects, balanced books."""
 
 import sys
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from mltrust import landing, runtime
 from mltrust.conf import Conf
 from mltrust.errors import DataError
 from mltrust.report.ingest import describe
+from mltrust.spark import logs
 from mltrust.verdicts import Exit
 
 
@@ -22,7 +23,7 @@ def run(
     continuous: bool = False,
     trigger: str = "5",
 ) -> Exit:
-    """Ingests every landing file that was not read yet; breach above the conf's max_reject_share.
+    """Ingests every landing file and message that was not read yet; breach above the conf's max_reject_share.
 
     `once`, the default, takes what is there and ends, `continuous` goes on until it is stopped.
     """
@@ -34,13 +35,14 @@ def run(
             runtime.until_stopped(landing.started(spark, conf, runtime.parse_seconds("--trigger", trigger)))
         elif not landing.ingest_all(spark, conf):
             raise DataError(
-                f"no landing folder: expected files in {conf.settings.landing_folder(conf.log, 'records')}"
+                "no landing folder and no topic: expected files in "
+                f"{conf.settings.landing_folder(conf.log, 'records')}, or ingest.kafka in the conf"
             )
-        entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(began)).collect()
-        books = [row.asDict() for row in entered]
-        summary = describe(books, conf.settings.ingest.max_reject_share)
+        entered = lake.read("ingest_batches").where(F.col("ingested_at") >= F.lit(began))
+        summary = describe(logs.sums(entered), conf.settings.ingest.max_reject_share)
         tracked.run.metrics(summary.metrics)
-        tracked.run.table(books, "ingest_batches.json")
+        if not continuous:  # which may have gone on for months
+            tracked.run.table([row.asDict() for row in entered.collect()], "ingest_batches.json")
         return tracked.conclude(summary.verdict, summary.markdown)
 
 

@@ -1,7 +1,7 @@
 """Watches a model: series, findings within a budget, incidents, decisions and rollbacks, notices, and a live page.
 
 `--continuous` goes on until it is stopped, and judges by the event time of what arrives; with `--ingest` the same
-process also takes the landing files in.
+process also takes in landing files and topics.
 """
 
 import sys
@@ -86,7 +86,7 @@ def main() -> int:
     flags = {
         "--continuous": "go on until stopped, up to the event time of what arrives",
         "--once": "scan what is there and end (the default)",
-        "--ingest": "with --continuous: take landing files in too, in the same process",
+        "--ingest": "with --continuous: take in landing files and topics too, in the same process",
     }
     options = {
         "--since": "UTC time from which the first scan judges (default: a day before its end)",

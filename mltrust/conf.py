@@ -59,6 +59,10 @@ class Kafka:
     def __post_init__(self) -> None:
         if not self.servers or not self.topics or not all(self.topics.values()):
             raise ValueError("servers and topics: expected host:port, and a topic of records, of outcomes or of both")
+        if len(set(self.topics.values())) < len(self.topics):
+            raise ValueError(
+                f"topics: {self.topics['records']!r} is given twice, expected one of records, one of outcomes"
+            )
         if self.max_messages_per_batch < 1:
             raise ValueError(f"max_messages_per_batch is {self.max_messages_per_batch}, expected 1 or more")
         if given := sorted({each.lower() for each in self.options} & _FIXED_OF_KAFKA):

@@ -1,15 +1,13 @@
 """Landing files and topics taken into the log and the outcomes: every record once, rejects, balanced books."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
@@ -18,8 +16,10 @@ from mltrust.conf import Conf
 from mltrust.contract import Contract
 from mltrust.formats.files import Stream
 from mltrust.io.secrets import from_environment
-from mltrust.spark import kafka, logs
-from mltrust.spark.logs import Batch
+from mltrust.runtime import Running, Work
+from mltrust.spark import kafka, logs, mistakes
+from mltrust.spark.logs import Batch, Book
+from mltrust.spark.mistakes import Mistakes, operators_mistake
 
 log = logging.getLogger("mltrust")
 KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
@@ -27,13 +27,14 @@ TABLES = (*KINDS, *(f"{table}_rejects" for table in KINDS), "heartbeats", "inges
 
 
 class Inlet(NamedTuple):
-    """A place that records of a table come from: its name for people, that of its progress, and how it is read."""
+    """A place that records of a table come from: its name for people, its progress, how it is read, what can fail."""
 
     table: str
     where: str
     checkpoint: str
     batch_of: Callable[[DataFrame], Batch]
     parse: Callable[[DataFrame, Batch, Contract, Stream, StructType], DataFrame]
+    mistakes: Mistakes
 
 
 def ingest_all(spark: SparkSession, conf: Conf) -> bool:
@@ -46,65 +47,73 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new of the table in its landing folder and its topic; whether there is either."""
     found = inlets(spark, conf, table)
     for inlet, arrivals in found:
-        with explained(inlet.where):
-            query(spark, conf, inlet, arrivals).trigger(availableNow=True).start().awaitTermination()
+        work = work_of(conf, inlet)
+        with work.explaining():
+            query(inlet, arrivals, work).trigger(availableNow=True).start().awaitTermination()
     return bool(found)
 
 
-def started(spark: SparkSession, conf: Conf, seconds: float) -> list[StreamingQuery]:
+def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
     """The queries that take in what arrives, one per inlet; a missing landing folder is made if there is no topic."""
-    found = []
-    for table, kind in KINDS.items():
-        if conf.settings.ingest.topic(kind) is None:
-            logs.made(spark, conf.settings.landing_folder(conf.log, kind))
-        for inlet, arrivals in inlets(spark, conf, table):
-            named = query(spark, conf, inlet, arrivals).queryName(f"ingest {table} from {inlet.where}")
-            found.append(named.trigger(processingTime=f"{seconds:g} seconds").start())
-    return found
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Says what an operator can mend about a query that failed."""
+    running = list[Running]()
     try:
-        yield
-    except Exception as error:
-        raise logs.operators_mistake(error, where) or error from None
+        for table, kind in KINDS.items():
+            if conf.settings.ingest.topic(kind) is None:
+                logs.made(spark, conf.settings.landing_folder(conf.log, kind))
+            for inlet, arrivals in inlets(spark, conf, table):
+                work = work_of(conf, inlet)
+                named = query(inlet, arrivals, work).queryName(f"ingest {table} from {inlet.where}")
+                with work.explaining():
+                    running.append(Running(named.trigger(processingTime=f"{seconds:g} seconds").start(), work))
+    except Exception:
+        runtime.end([each.query for each in running])
+        raise
+    return running
 
 
 def inlets(spark: SparkSession, conf: Conf, table: str) -> list[tuple[Inlet, DataFrame]]:
     """A table's landing folder, where it is there, and its topic, where the conf names one; and what arrives."""
     settings, kind, found = conf.settings.ingest, KINDS[table], list[tuple[Inlet, DataFrame]]()
     folder = conf.settings.landing_folder(conf.log, kind)
+    checkpoints = runtime.lakehouse(spark, conf).folder("checkpoints")
     if logs.is_there(spark, folder):
         files = logs.arrivals(spark, folder, settings.max_files_per_batch)
-        name = f"{table}-{logs.short_hash(folder)}"
-        found.append((Inlet(table, folder, name, logs.batch_of, logs.parse), files))
+        progress = f"{checkpoints}/{table}-{logs.short_hash(folder)}"
+        found.append((Inlet(table, folder, progress, logs.batch_of, logs.parse, mistakes.FOLDER), files))
     else:
         log.info("%s: no landing folder %s", table, folder)
     if (given := settings.kafka) is not None and (topic := settings.topic(kind)) is not None:
         options = {name: from_environment(text, f"kafka: {name}") for name, text in given.options.items()}
-        with explained(f"kafka:{topic}"):
+        progress = f"{checkpoints}/{table}-kafka-{logs.short_hash(kafka.place(given.servers, topic))}"
+        inlet = Inlet(table, f"kafka:{topic}", progress, kafka.batch_of, kafka.parse, mistakes.TOPIC)
+        with work_of(conf, inlet).explaining():
             messages = kafka.arrivals(spark, given.servers, topic, options, given.max_messages_per_batch)
-        name = f"{table}-kafka-{logs.short_hash(topic)}"
-        found.append((Inlet(table, f"kafka:{topic}", name, kafka.batch_of, kafka.parse), messages))
+        found.append((inlet, messages))
     return found
 
 
-def query(spark: SparkSession, conf: Conf, inlet: Inlet, arrivals: DataFrame) -> DataStreamWriter:
+def work_of(conf: Conf, inlet: Inlet) -> Work:
+    """What is done with every batch of an inlet."""
+    mistake = partial(operators_mistake, where=inlet.where, signs=inlet.mistakes, checkpoint=inlet.checkpoint)
+    return Work(partial(ingest_batch, conf=conf, inlet=inlet), mistake)
+
+
+def query(inlet: Inlet, arrivals: DataFrame, work: Work) -> DataStreamWriter:
     """The query of an inlet, not started yet. Its checkpoint is the same however it is triggered."""
-    checkpoint = runtime.lakehouse(spark, conf).folder("checkpoints")
-    return arrivals.writeStream.foreachBatch(partial(ingest_batch, conf=conf, inlet=inlet)).option(
-        "checkpointLocation", f"{checkpoint}/{inlet.checkpoint}"
-    )
+    return arrivals.writeStream.foreachBatch(work).option("checkpointLocation", inlet.checkpoint)
 
 
 def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, inlet: Inlet) -> None:
     """One batch of an inlet. Done again after a crash, it comes to the same end."""
-    table, batch = inlet.table, inlet.batch_of(arrived)
-    if not batch.files:
-        return
-    lake, ingested_at = runtime.lakehouse(arrived.sparkSession, conf), datetime.now(UTC)
+    with logs.kept(arrived):  # the messages of a topic would be fetched twice
+        batch = inlet.batch_of(arrived)
+        if batch.files:
+            log.info("%s batch %d: %s", inlet.table, number, logs.totals(_ingested(arrived, batch, conf, inlet)))
+
+
+def _ingested(arrived: DataFrame, batch: Batch, conf: Conf, inlet: Inlet) -> list[Book]:
+    """The books of a batch that was taken in."""
+    table, lake, ingested_at = inlet.table, runtime.lakehouse(arrived.sparkSession, conf), datetime.now(UTC)
     stored, key = lake.read(table), lake.tables[table].key
     parsed = inlet.parse(arrived, batch, conf.contract, KINDS[table], stored.schema)
     with logs.kept(parsed):
@@ -120,4 +129,4 @@ def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, inlet: Inlet) -
             lake.replace(logs.rejects(settled, batch.batch_id, ingested_at), f"{table}_rejects", mine)
         # The books come last: a batch that they name is whole.
         lake.replace(lake.rows("ingest_batches", [book._asdict() for book in books]), "ingest_batches", mine)
-    log.info("%s batch %d: %s", table, number, logs.totals(books))
+    return books

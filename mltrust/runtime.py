@@ -27,7 +27,6 @@ from mltrust.conf import Conf, Settings
 from mltrust.errors import ConfError, DataError, MltrustError, PlatformError
 from mltrust.io import tracking
 from mltrust.io.tables import Lakehouse, Versions
-from mltrust.spark.logs import operators_mistake
 from mltrust.spark.units import EVERYONE
 from mltrust.verdicts import Exit, Verdict
 
@@ -285,43 +284,110 @@ def parse_seconds(option: str, text: str) -> float:
     return seconds
 
 
-def every(spark: SparkSession, seconds: float, work: Callable[[DataFrame, int], None], name: str) -> StreamingQuery:
+class Work:
+    """What a query does with every batch, and what an operator can mend about an error that ends it.
+
+    An error of ours is kept: Spark hands on no more than its text.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[DataFrame, int], None],
+        mistake: Callable[[Exception], MltrustError | None] = lambda _: None,
+    ) -> None:
+        self._work, self._mistake = work, mistake
+        self._error: MltrustError | None = None
+
+    def __call__(self, batch: DataFrame, number: int) -> None:
+        try:
+            self._work(batch, number)
+        except MltrustError as error:
+            self._error = error
+            raise
+
+    def explained(self, error: Exception) -> Exception:
+        """The error to end with instead of that of the query, which is logged where it says more."""
+        if self._error is not None:
+            return self._error
+        if (mistake := self._mistake(error)) is None:
+            return error
+        log.warning("%s", str(error).partition("\n=== Streaming Query ===")[0].strip())
+        return mistake
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Ends with the explained error where the block does with one of a query."""
+        try:
+            yield
+        except Exception as error:
+            raise self.explained(error) from None
+
+
+class Running(NamedTuple):
+    """A query that goes on, and its work."""
+
+    query: StreamingQuery
+    work: Work
+
+
+def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], None], name: str) -> Running:
     """A query that does some work again and again, whether or not anything arrives: silence must be seen too.
 
     It keeps nothing: what the work has to know of its past it reads from its tables.
     """
-    ticks = spark.readStream.format("rate").option("rowsPerSecond", 1).load()
+    ticks, work = spark.readStream.format("rate").option("rowsPerSecond", 1).load(), Work(do)
     query = ticks.writeStream.queryName(name).foreachBatch(work)
-    return query.trigger(processingTime=f"{seconds:g} seconds").start()
+    return Running(query.trigger(processingTime=f"{seconds:g} seconds").start(), work)
 
 
-def until_stopped(queries: Sequence[StreamingQuery]) -> None:
+def until_stopped(running: Sequence[Running]) -> None:
     """Waits until the process is told to stop (SIGTERM, Ctrl-C) or a query fails, and ends them after their batch."""
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
         stopped.set()
 
+    queries = [each.query for each in running]
     before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
+        told = dict[str, int]()
         while not stopped.wait(1) and all(query.isActive for query in queries):
-            pass
-        for query in queries:
+            told |= _said_behind(queries, told)
+        for query, work in running:
             if (error := query.exception()) is not None:
-                raise operators_mistake(error, query.name) or error
+                raise work.explained(error)
     finally:
-        for query in queries:
-            _ended(query)
-        for each, handler in before.items():
+        for each, handler in before.items():  # told again, the process ends at once
             signal.signal(each, handler)
+        end(queries)
 
 
-def _ended(query: StreamingQuery, patience: float = 20) -> None:
-    """Ends a query between two batches: one that is cut off is sound, and done again, but prints what it died of."""
-    until = time.monotonic() + patience
-    while query.isActive and query.status["isTriggerActive"] and time.monotonic() < until:
+def _said_behind(queries: Sequence[StreamingQuery], told: Mapping[str, int]) -> dict[str, int]:
+    """By how many messages queries of topics are behind where that is most; what was not told yet is logged."""
+    found = dict[str, int]()
+    for query in queries:
+        for source in (query.lastProgress or {"sources": []})["sources"]:
+            if (n := source["metrics"].get("maxOffsetsBehindLatest")) is not None:
+                found[query.name] = int(n)
+    for name, n in found.items():
+        if told.get(name) != n:
+            log.info("%s: %s messages behind in the partition with most", name, f"{n:,}")
+    return found
+
+
+def end(queries: Sequence[StreamingQuery], patience: float = 20) -> None:
+    """Ends queries between two batches, or after so many seconds in all.
+
+    One that is cut off is sound, and done again, but prints what it died of.
+    """
+    until, left = time.monotonic() + patience, list(queries)
+    while left:
+        is_late = time.monotonic() > until
+        for query in list(left):
+            if is_late or not (query.isActive and query.status["isTriggerActive"]):
+                query.stop()
+                left.remove(query)
         time.sleep(0.05)
-    query.stop()
 
 
 _COMMON = ("config", "env", "as_of")

@@ -17,7 +17,8 @@ def arrivals(
 ) -> DataFrame:
     """A stream of the messages of `topic`, from the earliest on unless `options` say otherwise.
 
-    Messages that are gone before they were read end the query: nothing is passed over without a word.
+    Messages that are gone before they were read end the query: nothing is passed over without a word. Those of
+    transactions that were aborted are none.
     """
     fixed = {
         "kafka.bootstrap.servers": servers,
@@ -25,7 +26,15 @@ def arrivals(
         "maxOffsetsPerTrigger": str(max_messages),
         "failOnDataLoss": "true",
     }
-    return spark.readStream.format("kafka").options(**{"startingOffsets": "earliest"} | dict(options) | fixed).load()
+    return spark.readStream.format("kafka").options(**_DEFAULTS | dict(options) | fixed).load()
+
+
+_DEFAULTS = {"startingOffsets": "earliest", "kafka.isolation.level": "read_committed"}
+
+
+def place(servers: str, topic: str) -> str:
+    """Names a topic of these brokers, in whatever order they are listed: the offsets of other brokers are others."""
+    return "|".join([*sorted(each.strip().lower() for each in servers.split(",")), topic])
 
 
 def batch_of(arrived: DataFrame) -> Batch:

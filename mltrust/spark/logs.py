@@ -395,25 +395,12 @@ def totals(entered: Sequence[Book]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sums.items())
 
 
+def sums(entered: DataFrame) -> list[dict[str, object]]:
+    """The books of any number of batches, summed by kind; `files` is how many files or pieces of partitions."""
+    by_kind = entered.groupBy("kind").agg(
+        F.count("*").alias("files"), *(F.sum(name).alias(name) for name in _COUNTED)
+    )
+    return [row.asDict() for row in by_kind.sort("kind").collect()]
+
+
 _COUNTED = ("records", "accepted", "rejected", "duplicates", "heartbeats")
-
-_MISTAKES = {
-    "PATH_NOT_FOUND": "a landing file of an unfinished batch is gone; put it back",
-    "FILE_NOT_EXIST": "a landing file of an unfinished batch is gone; put it back",
-    "FileNotFoundException": "a landing file of an unfinished batch is gone; put it back",
-    "ConcurrentModificationException": "another ingest of the same landing folder is running",
-    "CONCURRENT_STREAM_LOG_UPDATE": "another ingest of the same landing folder is running",
-    "Failed to find data source: kafka": "Spark has no Kafka source; add its package, as docs/ingest.md says",
-    "DATA_SOURCE_NOT_FOUND": "Spark has no Kafka source; add its package, as docs/ingest.md says",
-    "KAFKA_DATA_LOSS": "messages that were not read yet are gone from the topic",
-    "UnknownTopicOrPartition": "the brokers have no such topic",
-    "TimeoutException": "the brokers do not answer",
-}
-
-
-def operators_mistake(error: Exception, where: str) -> DataError | None:
-    """What an operator can mend about a failed batch of a folder or topic; None where the fault lies elsewhere."""
-    text = str(error)
-    words = next((words for sign, words in _MISTAKES.items() if sign in text), None)
-    file = re.search(r"file:/[^\s,;'\")]+", text)
-    return None if words is None else DataError(f"{where}: {words}{f' ({file[0]})' if file else ''}")

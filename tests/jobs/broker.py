@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyspark
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conftest import ROOT
@@ -24,6 +25,8 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 log.dirs={logs}
 offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 """
 
@@ -91,8 +94,25 @@ class Broker:
         (made,) = admin.create_topics([NewTopic(name, partitions)]).values()
         made.result(30)
 
-    def send(self, topic: str, lines: list[bytes]) -> None:
-        """Sends lines as messages and waits until the broker has them."""
+    def lose(self, topic: str, partitions: int) -> None:
+        """Removes all messages of a topic, as its retention would; the offsets go on."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        ends = [TopicPartition(topic, each, OFFSET_END) for each in range(partitions)]
+        for removed in admin.delete_records(ends).values():
+            removed.result(30)
+
+    def send_aborted(self, topic: str, lines: list[bytes]) -> None:
+        """Sends lines in a transaction that is then aborted."""
+        producer = Producer({"bootstrap.servers": self.servers, "transactional.id": topic})
+        producer.init_transactions(60)
+        producer.begin_transaction()
+        for line in lines:
+            producer.produce(topic, line)
+        producer.flush(60)
+        producer.abort_transaction(60)
+
+    def send(self, topic: str, lines: Sequence[bytes | None]) -> None:
+        """Sends lines as messages, None as one without a value, and waits until the broker has them."""
         producer = self._producer = self._producer or Producer({"bootstrap.servers": self.servers, "acks": "all"})
         for line in lines:
             producer.produce(topic, line)

@@ -193,7 +193,9 @@ def test_too_many_rejects_end_with_a_breach(log: Log) -> None:
 
 
 def test_no_landing_folder_is_named(log: Log) -> None:
-    with pytest.raises(DataError, match=r"no landing folder: expected files in .*landing/recommendations/records"):
+    with pytest.raises(
+        DataError, match=r"no landing folder and no topic: expected files in .*/recommendations/records"
+    ):
         log.ingest()
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,15 +34,18 @@ class Service:
         self.broker, self.folder, self.topic = broker, folder, name
         broker.topic(name, 3)
         broker.topic(f"{name}-outcomes", 1)
-        local = copied_conf(folder, n_units=10) / "env/local.yaml"
-        kafka = {
-            "servers": broker.servers,
-            "topics": {"records": name, "outcomes": f"{name}-outcomes"},
-            "max_messages_per_batch": max_messages,
-            "options": {"kafka.client.id": "${CLIENT_ID}"},
-        }
-        settings = yaml.safe_load(local.read_text())
-        local.write_text(yaml.safe_dump(settings | {"ingest": {"kafka": kafka, "max_reject_share": 1.0}}))
+        self._conf = copied_conf(folder, n_units=10) / "env/local.yaml"
+        self._settings = yaml.safe_load(self._conf.read_text())
+        self._kafka: dict[str, object] = {"max_messages_per_batch": max_messages}
+        topics = {"records": name, "outcomes": f"{name}-outcomes"}
+        self.told(topics=topics, options={"kafka.client.id": "${CLIENT_ID}"})
+
+    def told(self, **kafka: object) -> None:
+        """Writes the conf with what is changed in its section on Kafka."""
+        given = {"servers": self.broker.servers} | self._kafka | kafka
+        self._kafka = {key: given[key] for key in ("max_messages_per_batch", "topics", "options")}
+        ingest = {"kafka": given, "max_reject_share": 1.0}
+        self._conf.write_text(yaml.safe_dump(self._settings | {"ingest": ingest}))
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "jobs.ingest_logs", "--config", "conf/contracts/recommendations.yaml"]
@@ -81,7 +86,9 @@ def test_what_the_client_logged_to_a_broker_is_in_the_log_once(broker: Broker, t
                 features={"device": "mobile", "age": 30},
                 prediction_score=0.5,
             )
-    broker.send("predictions", [*lines("twice", "twice"), *lines("twice", prediction_score=0.1), b"{broken", b""])
+    broker.send_aborted("predictions", lines("aborted"))
+    broken = [*lines("twice", prediction_score=0.1), b"{broken", b"", None]
+    broker.send("predictions", [*lines("twice", "twice"), *broken])
     broker.send("predictions-outcomes", [json.dumps(each).encode() for each in OUTCOMES])
     assert service.ingest() == Exit.PASS, service.said()[-3000:]
     assert service.request_ids() == [*(f"r{at:03}" for at in range(500)), "twice"]
@@ -113,7 +120,7 @@ def test_ingest_killed_while_messages_come_takes_every_one_once(broker: Broker, 
         sent += ids
         running = service.start("--continuous", "--trigger", "1")
         before = len(service.rows("ingest_batches")) if attempt else 0
-        is_at_work = waited(lambda before=before: _n_batches(service) > before, 120)  # type: ignore[misc]
+        is_at_work = waited(lambda before=before: _n_batches(service) > before, 300)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 3))
         interrupted += is_at_work and running.poll() is None
         os.killpg(running.pid, signal.SIGKILL)
@@ -122,6 +129,7 @@ def test_ingest_killed_while_messages_come_takes_every_one_once(broker: Broker, 
     assert waited(lambda: sum(row["records"] for row in service.rows("ingest_batches")) >= len(sent) + 100, 300)
     broker.send("killed", lines("last"))
     assert waited(lambda: "last" in service.request_ids(), 60)
+    assert waited(lambda: " 0 messages behind" in service.said(), 60)
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == Exit.PASS, service.said()[-3000:]
     assert interrupted == 3
@@ -139,15 +147,49 @@ def _n_batches(service: Service) -> int:
         return 0
 
 
-def test_a_topic_that_is_not_there_and_a_secret_that_is_unset_are_said_in_a_line(
+def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(broker: Broker, tmp_path: Path) -> None:
+    service = Service(broker, tmp_path, "mistakes")
+
+    def says(**kafka: object) -> str:
+        service.told(**kafka)
+        assert service.ingest() == Exit.INVALID
+        return service.said().strip().splitlines()[-1]
+
+    assert says(topics={"records": "never"}) == "ingest_logs: kafka:never: the brokers have no such topic"
+    topic = {"records": "mistakes"}
+    no_host = "ingest_logs: kafka:mistakes: no Kafka client can be made of the servers and options: No resolvable"
+    assert says(topics=topic, servers="mistyped.invalid:9092").startswith(no_host)
+    broker.send("mistakes", lines("before"))
+    broker.stop()
+    brief = {
+        "kafka.default.api.timeout.ms": "3000",
+        "kafka.request.timeout.ms": "2000",
+        "fetchOffset.numRetries": "1",
+    }
+    try:
+        assert "kafka:mistakes: the brokers do not answer" in says(options=brief)
+    finally:
+        broker.start()
+    assert "Traceback" not in service.said()
+    assert service.ingest() == Exit.PASS
+    assert service.request_ids() == ["before"]
+
+
+def test_lost_messages_are_said_with_the_folder_to_delete_and_the_rest_is_taken_after_it(
     broker: Broker, tmp_path: Path
 ) -> None:
-    service = Service(broker, tmp_path, "deleted")
-    local = tmp_path / "conf/env/local.yaml"
-    local.write_text(local.read_text().replace("records: deleted", "records: never"))
+    service = Service(broker, tmp_path, "lost")
+    broker.send("lost", lines("kept"))
+    assert service.ingest() == Exit.PASS
+    broker.send("lost", lines(*(f"lost-{at}" for at in range(100))))
+    broker.lose("lost", 3)
     assert service.ingest() == Exit.INVALID
-    assert "ingest_logs: kafka:never: the brokers have no such topic" in service.said()
-    local.write_text(local.read_text().replace("CLIENT_ID", "UNSET"))
-    assert service.ingest() == Exit.INVALID
-    assert "ingest_logs: kafka: kafka.client.id needs UNSET in the environment" in service.said()
-    assert "Traceback" not in service.said()
+    said = re.search(
+        r"ingest_logs: kafka:lost: messages that were not read yet are gone .*, delete (\S+): what", service.said()
+    )
+    assert said, service.said()[-3000:]
+    broker.send("lost", lines("kept", "new"))
+    shutil.rmtree(said[1])
+    assert service.ingest() == Exit.PASS, service.said()[-3000:]
+    assert service.request_ids() == ["kept", "new"]
+    assert sum(row["duplicates"] for row in service.rows("ingest_batches")) == 1

@@ -234,13 +234,13 @@ def test_replace_overwrites_exactly_the_rows_of_its_subject(own_lake: Lakehouse)
 
 
 def unfinished(root: Path) -> Path:
-    """The log of a table whose making was cut off a minute ago."""
+    """The log of a table whose making was cut off some minutes ago."""
     log = root / "recommendations/ingest_batches/_delta_log"
     staged = log / "_staged_commits"
     staged.mkdir(parents=True)
     (log / f".{0:020}.json.5d3c.tmp").write_text("{")
     for folder in (staged, log):
-        os.utime(folder, (time.time() - 60,) * 2)
+        os.utime(folder, (time.time() - 300,) * 2)
     return log
 
 
@@ -285,13 +285,28 @@ def test_a_log_that_is_being_written_to_or_is_gone_is_left_alone(
     monkeypatch.setattr(time, "sleep", written_again)
     remove_unfinished(str(log.parent))
     assert len(list(log.iterdir())) == 2
-    assert waited == [pytest.approx(5, abs=1)]
+    assert sum(waited) == pytest.approx(60, abs=1)
     shutil.rmtree(log)
     remove_unfinished(str(log.parent))
     with pytest.raises(
         DataError, match=r"cannot be looked at from here; remove s3://b/t/_delta_log if it holds no 0"
     ):
         remove_unfinished("s3://b/t")
+
+
+def test_the_commit_of_a_slow_writer_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, waited = unfinished(tmp_path), list[float]()
+
+    def commits(seconds: float) -> None:
+        waited.append(seconds)
+        if sum(waited) == 3:
+            (log / f"{0:020}.json").write_text("{}")
+
+    os.utime(log, (time.time() - 30,) * 2)
+    monkeypatch.setattr(time, "sleep", commits)
+    remove_unfinished(str(log.parent))
+    assert sum(waited) == 3
+    assert len(list(log.iterdir())) == 3
 
 
 def test_a_log_with_a_commit_is_never_removed(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Conf files: what is read, and how mistakes are named."""
 
+import re
 from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mltrust import conf
 from mltrust.conf import Settings
@@ -30,6 +32,35 @@ def test_an_environment_overrides_the_base_key_by_key(folder: Path) -> None:
     (folder / "env/local.yaml").write_text("root: here\nlimits: {max_cells: 7}\n")
     settings = conf.load(folder / "contracts/recommendations.yaml", "local").settings
     assert (settings.root, settings.limits.max_cells, settings.limits.max_values) == ("here", 7, 50)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"topics": {}}, "expected host:port, and a topic of records, of outcomes or of both"),
+        ({"topics": {"records": ""}}, "expected host:port, and a topic of records, of outcomes or of both"),
+        ({"servers": ""}, "expected host:port, and a topic of records, of outcomes or of both"),
+        (
+            {"topics": {"records": "t", "outcomes": "t"}},
+            "topics: 't' is given twice, expected one of records, one of",
+        ),
+        ({"topics": {"rejects": "t"}}, "Input should be 'records' or 'outcomes'"),
+        ({"max_messages_per_batch": 0}, "max_messages_per_batch is 0, expected 1 or more"),
+        ({"options": {"FailOnDataLoss": "false"}}, "options: failondataloss cannot be given: what is read, and once"),
+        (
+            {"options": {"subscribePattern": ".*", "assign": "{}"}},
+            "options: assign, subscribepattern cannot be given",
+        ),
+        ({"option": {}}, "unknown key; did you mean 'options'?"),
+    ],
+)
+def test_what_ingest_cannot_take_from_kafka_by_is_refused(
+    folder: Path, changes: dict[str, object], expected: str
+) -> None:
+    kafka: dict[str, object] = {"servers": "b:9092", "topics": {"records": "t"}}
+    (folder / "env/local.yaml").write_text(yaml.safe_dump({"root": "x", "ingest": {"kafka": kafka | changes}}))
+    with pytest.raises(ConfError, match=f"ingest.kafka.*{re.escape(expected)}"):
+        conf.load(folder / "contracts/recommendations.yaml", "local")
 
 
 def test_all_mistakes_are_named_at_once_with_file_path_and_the_nearest_name(folder: Path) -> None:
