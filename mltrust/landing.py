@@ -19,7 +19,7 @@ from mltrust.io.secrets import from_environment
 from mltrust.runtime import Running, Work
 from mltrust.spark import kafka, logs, mistakes
 from mltrust.spark.logs import Batch, Book
-from mltrust.spark.mistakes import Mistakes, operators_mistake
+from mltrust.spark.mistakes import Mistakes, is_mended_by_a_start, operators_mistake
 
 log = logging.getLogger("mltrust")
 KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
@@ -49,7 +49,13 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     for inlet, arrivals in found:
         work = work_of(conf, inlet)
         with work.explaining():
-            query(inlet, arrivals, work).trigger(availableNow=True).start().awaitTermination()
+            writer = query(inlet, arrivals, work).trigger(availableNow=True)
+            try:
+                writer.start().awaitTermination()
+            except Exception as error:
+                if not is_mended_by_a_start(error):
+                    raise
+                writer.start().awaitTermination()
     return bool(found)
 
 
@@ -63,8 +69,9 @@ def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
             for inlet, arrivals in inlets(spark, conf, table):
                 work = work_of(conf, inlet)
                 named = query(inlet, arrivals, work).queryName(f"ingest {table} from {inlet.where}")
+                writer = named.trigger(processingTime=f"{seconds:g} seconds")
                 with work.explaining():
-                    running.append(Running(named.trigger(processingTime=f"{seconds:g} seconds").start(), work))
+                    running.append(Running(writer.start(), work, again=writer.start))
     except Exception:
         runtime.end([each.query for each in running])
         raise

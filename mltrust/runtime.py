@@ -27,6 +27,7 @@ from mltrust.conf import Conf, Settings
 from mltrust.errors import ConfError, DataError, MltrustError, PlatformError
 from mltrust.io import tracking
 from mltrust.io.tables import Lakehouse, Versions
+from mltrust.spark.mistakes import is_mended_by_a_start
 from mltrust.spark.units import EVERYONE
 from mltrust.verdicts import Exit, Verdict
 
@@ -324,10 +325,19 @@ class Work:
 
 
 class Running(NamedTuple):
-    """A query that goes on, and its work."""
+    """A query that goes on, its work, and how it is started again where that may be all that it needs."""
 
     query: StreamingQuery
     work: Work
+    again: Callable[[], StreamingQuery] | None = None
+
+    def going_on(self) -> "Running":
+        """What is there of a query that has ended, or another in its place; an error is raised, explained."""
+        if (error := self.query.exception()) is None:
+            return self
+        if self.again is None or not is_mended_by_a_start(error):
+            raise self.work.explained(error)
+        return Running(self.again(), self.work)
 
 
 def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], None], name: str) -> Running:
@@ -347,19 +357,21 @@ def until_stopped(running: Sequence[Running]) -> None:
     def stop(*_: object) -> None:
         stopped.set()
 
-    queries = [each.query for each in running]
+    running, told = list(running), dict[str, int]()
     before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        told = dict[str, int]()
-        while not stopped.wait(1) and all(query.isActive for query in queries):
-            told |= _said_behind(queries, told)
-        for query, work in running:
-            if (error := query.exception()) is not None:
-                raise work.explained(error)
+        is_over = False
+        while not is_over:
+            is_over = stopped.wait(1)
+            for at, each in enumerate(running):
+                if not each.query.isActive:
+                    running[at] = each.going_on()
+                    is_over |= running[at] is each
+            told |= _said_behind([each.query for each in running], told)
     finally:
-        for each, handler in before.items():  # told again, the process ends at once
-            signal.signal(each, handler)
-        end(queries)
+        for number, handler in before.items():  # told again, the process ends at once
+            signal.signal(number, handler)
+        end([each.query for each in running])
 
 
 def _said_behind(queries: Sequence[StreamingQuery], told: Mapping[str, int]) -> dict[str, int]:

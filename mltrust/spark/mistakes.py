@@ -69,6 +69,14 @@ def operators_mistake(error: Exception, where: str, signs: Mistakes, checkpoint:
     return DataError(f"{where}: {words.format(file=file, checkpoint=checkpoint, why=_why(text))}")
 
 
+def is_mended_by_a_start(error: Exception) -> bool:
+    """Whether a query of a topic failed after its batch was done, and goes on when it is started again.
+
+    Spark 4.1.1 does behind every batch that an earlier run began: https://issues.apache.org/jira/browse/SPARK-57438
+    """
+    return 'IterableOps.map(scala.Function1)" because the return value of "scala.Option.get()" is null' in str(error)
+
+
 def _why(text: str) -> str:
     """The innermost cause that a text names, else its first line."""
     if causes := re.findall(r"^Caused by: (?:[\w.$]+: )?(.+)", text, re.MULTILINE):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from mltrust import conf, landing, runtime
+from mltrust.conf import Conf
 from mltrust.errors import ConfError, DataError
 from mltrust.landing import Inlet
 from mltrust.runtime import Running, Work
@@ -40,6 +41,7 @@ def said(error: Exception, signs: Mistakes = TOPIC) -> str | None:
     return None if found is None else str(found)
 
 
+REDONE = 'invoke "IterableOps.map(scala.Function1)" because the return value of "scala.Option.get()" is null'
 _NO_HOST = "org.apache.kafka.common.config.ConfigException: No resolvable bootstrap urls given in bootstrap.servers"
 _NO_ANSWER = "org.apache.kafka.common.errors.TimeoutException: Timed out waiting for a node assignment"
 _NO_RIGHT = "org.apache.kafka.common.errors.TopicAuthorizationException: Not authorized to access topics: [t]"
@@ -178,17 +180,33 @@ def test_a_query_that_fails_ends_the_others_and_the_process() -> None:
     assert len(healthy.stopped_at) == 1
 
 
-def test_a_query_that_cannot_start_is_explained_and_ends_those_that_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    healthy, refused = Query(0), QueryError("Failed to create new KafkaAdminClient", _NO_HOST)
-    writer = mock.Mock()
-    writer.queryName.return_value.trigger.return_value.start.side_effect = [healthy, refused]
-    inlet = Inlet("inference_log", "kafka:t", "c", kafka.batch_of, kafka.parse, TOPIC)
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """What starts the query of the one inlet that there is, a topic."""
+    inlet, writer = Inlet("inference_log", "kafka:t", "c", kafka.batch_of, kafka.parse, TOPIC), mock.Mock()
+    writer.queryName.return_value = writer.trigger.return_value = writer
     monkeypatch.setattr(landing, "inlets", lambda *_: [(inlet, None)])
     monkeypatch.setattr(landing, "query", lambda *_: writer)
     monkeypatch.setattr(landing.logs, "made", lambda *_: None)
+    return writer
+
+
+def shipped() -> Conf:
+    return conf.load(SHIPPED / "contracts/recommendations.yaml", "local")
+
+
+def test_a_query_that_cannot_start_is_explained_and_ends_those_that_have(writer: mock.Mock) -> None:
+    healthy, refused = Query(0), QueryError("Failed to create new KafkaAdminClient", _NO_HOST)
+    writer.start.side_effect = [healthy, refused]
     with pytest.raises(DataError, match="^kafka:t: no Kafka client can be made"):
-        landing.started(mock.Mock(), conf.load(SHIPPED / "contracts/recommendations.yaml", "local"), 1)
+        landing.started(mock.Mock(), shipped(), 1)
     assert len(healthy.stopped_at) == 1
+
+
+def test_what_is_there_is_taken_by_a_second_start_behind_a_batch_that_an_earlier_run_began(writer: mock.Mock) -> None:
+    writer.start.return_value.awaitTermination.side_effect = [QueryError(REDONE), None]
+    assert landing.ingest_table(mock.Mock(), shipped(), "inference_log")
+    assert writer.start.call_count == 2
 
 
 def test_a_secret_that_is_unset_is_named_before_anything_is_read(
@@ -199,6 +217,14 @@ def test_a_secret_that_is_unset_is_named_before_anything_is_read(
     monkeypatch.setattr(landing.logs, "is_there", lambda *_: False)
     with pytest.raises(ConfError, match=r"^kafka: kafka.sasl.jaas.config needs UNSET in the environment$"):
         landing.inlets(mock.Mock(), conf.load(folder / "contracts/recommendations.yaml", "local"), "inference_log")
+
+
+def test_a_query_of_a_topic_is_started_again_behind_a_batch_that_an_earlier_run_began() -> None:
+    first, second = Query(0, QueryError(REDONE)), Query(0, behind=["0"])
+    runtime.until_stopped([Running(first, Work(lambda *_: None), again=lambda: second)])
+    assert len(second.stopped_at) == 1
+    with pytest.raises(QueryError):
+        runtime.until_stopped([Running(first, Work(lambda *_: None), again=lambda: Query(0, QueryError(REDONE)))])
 
 
 def test_how_far_a_topic_is_behind_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
