@@ -44,6 +44,7 @@ def test_welch_rejects_a_smaller_and_more_variable_treatment_at_its_level() -> N
     assert_level(welch(control=c, treatment=t).pvalue for c, t in zip(*arms, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("margin", "mean", "increase_is_good"),
     [

@@ -157,6 +157,7 @@ def test_every_test_of_a_column_is_made_once() -> None:
     assert [test.measure for test in measured(both[LETTER], ALARM)] == ["jsd", "missing", "unseen"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("df", [1, 9, 24.5])
 def test_the_threshold_of_slow_shifts_is_crossed_as_rarely_as_stated(df: float) -> None:
     at = threshold(df, 200.0, 0.7)

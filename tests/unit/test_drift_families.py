@@ -147,6 +147,7 @@ def test_a_small_slice_keeps_nobody_from_a_pass() -> None:
     assert judged(small, profile(4000), Against("fixed")) is Verdict.PASS
 
 
+@pytest.mark.slow
 def test_what_no_window_shows_adds_up_over_many() -> None:
     """Windows of 60 rows that are shifted by a third of a standard deviation, against a reference of 15,000.
 

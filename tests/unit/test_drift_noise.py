@@ -121,6 +121,7 @@ def _clustered(rng: np.random.Generator, *, sticky: bool, n_units: int = 200, ro
     return np.array(list("abcde"))[codes.ravel()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sticky", [False, True])
 def test_rows_of_one_unit_do_not_make_an_alarm(sticky: bool) -> None:
     rng = np.random.default_rng(11)
@@ -251,6 +252,7 @@ def test_values_that_only_one_row_has_are_expected_to_be_new_ones() -> None:
     assert unseen.pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_units_of_a_longer_window_have_more_rows_and_no_more_missing_ones() -> None:
     """A fortnight of a row every other day against a day: 1 % of the rows are missing, whosever they are."""
     rng, cells, found = np.random.default_rng(12), OrderedCells.of(np.arange(100.0)), []

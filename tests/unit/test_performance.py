@@ -59,6 +59,7 @@ def test_metrics_are_those_of_other_libraries() -> None:
     assert found["calibration_slope"] == pytest.approx(fitted.params[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_between_samples() -> None:
     """40 samples of 2,000: their standard deviation is known to 1 / sqrt(2·39) = 11 %, the mean of theirs to 2 %."""
     found = [estimates(state(*drawn(2_000, seed), seed), RULE) for seed in range(40)]
