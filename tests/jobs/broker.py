@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyspark
+import pytest
 from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -37,14 +38,16 @@ def jars() -> Path:
     if not (_JARS / "whole").exists():
         (ivy,) = (Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar")
         kept = str(folder / "[artifact]-[revision].[ext]")
-        subprocess.run(
+        brought = subprocess.run(
             [
                 *("java", "-jar", str(ivy), "-settings", str(ROOT / "mltrust/ivysettings.xml")),
                 *("-cache", str(_JARS / "cache"), "-dependency", *_KAFKA, "-confs", "default", "-retrieve", kept),
             ],
-            check=True,
             capture_output=True,
+            text=True,
         )
+        if brought.returncode != 0:
+            pytest.skip(f"the broker's JARs need the network once: {brought.stdout[-300:]}")
         (_JARS / "whole").touch()
     return folder
 
