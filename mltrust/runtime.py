@@ -337,6 +337,7 @@ class Running(NamedTuple):
             return self
         if self.again is None or not is_mended_by_a_start(error):
             raise self.work.explained(error)
+        log.info("%s: started again, behind a batch that an earlier run began", self.query.name)
         return Running(self.again(), self.work)
 
 
