@@ -5,17 +5,16 @@ process also takes in landing files and topics.
 """
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from mltrust import landing, runtime, watch
 from mltrust.conf import Conf, refuse
 from mltrust.errors import ConfError
 from mltrust.io import tracking
-from mltrust.report.monitor import markdown, metrics, series_of
-from mltrust.runtime import Tracked
+from mltrust.report.monitor import markdown
 from mltrust.spark import series
 from mltrust.verdicts import Exit
 
@@ -48,37 +47,17 @@ def run(
         if continuous:
             seconds = runtime.parse_seconds("--trigger", trigger)
             tracking.impatient()
-            told = partial(scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
+            told = partial(watch.scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
             started = landing.started(spark, conf, seconds) if ingest else []
             runtime.until_stopped([*started, runtime.every(spark, seconds, told, f"monitor {monitor.monitor_id}")])
             return tracked.conclude(*watch.standing(lake, monitor))
         scanned = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
         page = watch.written_pages(scanned.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")
-        charted(scanned, tracked)
+        watch.charted(scanned, tracked)
         if page is not None:
             tracked.run.text(page.read_text(encoding="utf-8"), "monitor.html")
         tracked.run.table([row._asdict() for row in scanned.view.live], "incidents.json")
         return tracked.conclude(scanned.verdict, markdown(scanned.view))
-
-
-def scan_again(
-    tick: DataFrame, number: int, *, conf: Conf, tracked: Tracked, since: datetime | None, seconds: float
-) -> None:
-    """A scan of what arrived by now, up to the event time that it reaches."""
-    lake = runtime.lakehouse(tick.sparkSession, conf)
-    inputs = lake.versions(*watch.READ)
-    stamp = tracked.stamp | {"input_versions": inputs, "written_at": datetime.now(UTC)}
-    scanned = watch.scanned(lake, conf, None, inputs, stamp, since=since)
-    view = scanned.view._replace(refresh_seconds=max(1, round(seconds)))
-    watch.written_pages(view, f"{lake.folder('monitor')}/{conf.the_monitor().monitor_id}")
-    watch.going_on("tracking", partial(charted, scanned, tracked))
-    watch.say(scanned, number)
-
-
-def charted(scanned: watch.Scanned, tracked: Tracked) -> None:
-    """The run's metrics and series."""
-    tracked.run.metrics(metrics(scanned.view, scanned.waiting))
-    tracked.run.series(series_of(scanned.view, scanned.since))
 
 
 def main() -> int:

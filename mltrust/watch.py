@@ -15,8 +15,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mltrust import runtime
 from mltrust.conf import Conf
 from mltrust.errors import ConfError
 from mltrust.io.tables import Lakehouse, Versions
@@ -32,7 +34,8 @@ from mltrust.monitor.rules import Decision, Seen
 from mltrust.monitor.scan import bands_of, candidate_of, judged_in, known_from, scan
 from mltrust.monitor.series import Panel, SeriesKey
 from mltrust.monitor.spec import Monitor
-from mltrust.report.monitor import View, incident_page, lead_of, live_page, words
+from mltrust.report.monitor import View, incident_page, lead_of, live_page, metrics, series_of, words
+from mltrust.runtime import Tracked
 from mltrust.spark import series
 from mltrust.spark.series import Arrived, Sources, Span
 from mltrust.verdicts import Verdict
@@ -277,6 +280,26 @@ def standing(lake: Lakehouse, monitor: Monitor) -> tuple[Verdict, str]:
     words = words or ("no open incident" if known.n_judged else "nothing could be judged")
     verdict = Verdict.BREACH if live else Verdict.PASS if known.n_judged else Verdict.INCONCLUSIVE
     return verdict, f"{words}; judged up to {known.upto:%Y-%m-%d %H:%M:%S}"
+
+
+def scan_again(
+    tick: DataFrame, number: int, *, conf: Conf, tracked: Tracked, since: datetime | None, seconds: float
+) -> None:
+    """A scan of what arrived by now, up to the event time that it reaches."""
+    lake = runtime.lakehouse(tick.sparkSession, conf)
+    inputs = lake.versions(*READ)
+    stamp = tracked.stamp | {"input_versions": inputs, "written_at": datetime.now(UTC)}
+    told = scanned(lake, conf, None, inputs, stamp, since=since)
+    view = told.view._replace(refresh_seconds=max(1, round(seconds)))
+    written_pages(view, f"{lake.folder('monitor')}/{conf.the_monitor().monitor_id}")
+    going_on("tracking", partial(charted, told, tracked))
+    say(told, number)
+
+
+def charted(told: Scanned, tracked: Tracked) -> None:
+    """The run's metrics and series."""
+    tracked.run.metrics(metrics(told.view, told.waiting))
+    tracked.run.series(series_of(told.view, told.since))
 
 
 def going_on(what: str, work: Callable[[], None]) -> None:
