@@ -52,6 +52,7 @@ _SMALL_TABLES = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "2g",
 }
+_LOOK_S = 1.0  # between two looks at the queries that run
 
 Run = Callable[..., Exit]
 
@@ -363,7 +364,7 @@ def until_stopped(running: Sequence[Running]) -> None:
     try:
         is_over = False
         while not is_over:
-            is_over = stopped.wait(1)
+            is_over = stopped.wait(_LOOK_S)
             for at, each in enumerate(running):
                 if not each.query.isActive:
                     running[at] = each.going_on()

@@ -180,6 +180,11 @@ def test_a_query_that_fails_ends_the_others_and_the_process() -> None:
     assert len(healthy.stopped_at) == 1
 
 
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_LOOK_S", 0.02)
+
+
 @pytest.fixture
 def writer(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """What starts the query of the one inlet that there is, a topic."""
