@@ -4,11 +4,10 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
 from mltrust import runtime
@@ -19,7 +18,7 @@ from mltrust.io.secrets import from_environment
 from mltrust.runtime import Running, Work
 from mltrust.spark import kafka, logs, mistakes
 from mltrust.spark.logs import Batch, Book
-from mltrust.spark.mistakes import Mistakes, is_mended_by_a_start, operators_mistake
+from mltrust.spark.mistakes import Mistakes, operators_mistake
 
 log = logging.getLogger("mltrust")
 KINDS: dict[str, Stream] = {"inference_log": "records", "outcomes": "outcomes"}
@@ -47,15 +46,7 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new of the table in its landing folder and its topic; whether there is either."""
     found = inlets(spark, conf, table)
     for inlet, arrivals in found:
-        work = work_of(conf, inlet)
-        with work.explaining():
-            writer = query(inlet, arrivals, work).trigger(availableNow=True)
-            try:
-                writer.start().awaitTermination()
-            except Exception as error:
-                if not is_mended_by_a_start(error):
-                    raise
-                writer.start().awaitTermination()
+        runtime.until_ended(begun(conf, inlet, arrivals, availableNow=True))
     return bool(found)
 
 
@@ -67,15 +58,20 @@ def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
             if conf.settings.ingest.topic(kind) is None:
                 logs.made(spark, conf.settings.landing_folder(conf.log, kind))
             for inlet, arrivals in inlets(spark, conf, table):
-                work = work_of(conf, inlet)
-                named = query(inlet, arrivals, work).queryName(f"ingest {table} from {inlet.where}")
-                writer = named.trigger(processingTime=f"{seconds:g} seconds")
-                with work.explaining():
-                    running.append(Running(writer.start(), work, again=writer.start))
+                running.append(begun(conf, inlet, arrivals, processingTime=f"{seconds:g} seconds"))
     except Exception:
         runtime.end([each.query for each in running])
         raise
     return running
+
+
+def begun(conf: Conf, inlet: Inlet, arrivals: DataFrame, **trigger: Any) -> Running:
+    """The query of an inlet, running. Its progress is the same however it is triggered."""
+    work = work_of(conf, inlet)
+    named = arrivals.writeStream.foreachBatch(work).queryName(f"ingest {inlet.table} from {inlet.where}")
+    writer = named.option("checkpointLocation", inlet.checkpoint).trigger(**trigger)
+    with work.explaining():
+        return Running(writer.start(), work, again=writer.start)
 
 
 def inlets(spark: SparkSession, conf: Conf, table: str) -> list[tuple[Inlet, DataFrame]]:
@@ -103,11 +99,6 @@ def work_of(conf: Conf, inlet: Inlet) -> Work:
     """What is done with every batch of an inlet."""
     mistake = partial(operators_mistake, where=inlet.where, signs=inlet.mistakes, checkpoint=inlet.checkpoint)
     return Work(partial(ingest_batch, conf=conf, inlet=inlet), mistake)
-
-
-def query(inlet: Inlet, arrivals: DataFrame, work: Work) -> DataStreamWriter:
-    """The query of an inlet, not started yet. Its checkpoint is the same however it is triggered."""
-    return arrivals.writeStream.foreachBatch(work).option("checkpointLocation", inlet.checkpoint)
 
 
 def ingest_batch(arrived: DataFrame, number: int, *, conf: Conf, inlet: Inlet) -> None:

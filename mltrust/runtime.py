@@ -332,12 +332,10 @@ class Running(NamedTuple):
     work: Work
     again: Callable[[], StreamingQuery] | None = None
 
-    def going_on(self) -> "Running":
-        """What is there of a query that has ended, or another in its place; an error is raised, explained."""
-        if (error := self.query.exception()) is None:
-            return self
+    def after(self, error: Exception) -> "Running":
+        """Another in place of one that the error ended; it is raised, explained, where a start would not mend it."""
         if self.again is None or not is_mended_by_a_start(error):
-            raise self.work.explained(error)
+            raise self.work.explained(error) from None
         log.info("%s: started again, behind a batch that an earlier run began", self.query.name)
         return Running(self.again(), self.work)
 
@@ -350,6 +348,14 @@ def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], No
     ticks, work = spark.readStream.format("rate").option("rowsPerSecond", 1).load(), Work(do)
     query = ticks.writeStream.queryName(name).foreachBatch(work)
     return Running(query.trigger(processingTime=f"{seconds:g} seconds").start(), work)
+
+
+def until_ended(running: Running) -> None:
+    """Waits for a query that takes what is there and ends; an error is raised, explained."""
+    try:
+        running.query.awaitTermination()
+    except Exception as error:
+        until_ended(running.after(error))
 
 
 def until_stopped(running: Sequence[Running]) -> None:
@@ -366,9 +372,12 @@ def until_stopped(running: Sequence[Running]) -> None:
         while not is_over:
             is_over = stopped.wait(_LOOK_S)
             for at, each in enumerate(running):
-                if not each.query.isActive:
-                    running[at] = each.going_on()
-                    is_over |= running[at] is each
+                if each.query.isActive:
+                    continue
+                if (error := each.query.exception()) is None:
+                    is_over = True
+                else:
+                    running[at] = each.after(error)
             told |= _said_behind([each.query for each in running], told)
     finally:
         for number, handler in before.items():  # told again, the process ends at once

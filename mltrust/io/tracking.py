@@ -134,7 +134,11 @@ def impatient() -> None:
 
 
 def connect(server: Server) -> None:
-    """Points MLflow at the server and its experiment, which is made where it is missing."""
+    """Points MLflow at the server and its experiment, which is made where it is missing.
+
+    A log is no place for bars that say how much of a model was read, unless the environment says otherwise.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if server.uri is not None:
         _make_database(server.uri)
         mlflow.set_tracking_uri(server.uri)

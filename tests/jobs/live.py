@@ -113,22 +113,25 @@ class Place:
     def __init__(self, folder: Path, ingest: dict[str, object] | None = None, **monitor: object) -> None:
         self.folder = folder
         confs = copied_conf(folder, n_units=10)
-        env = yaml.safe_load((confs / "env/local.yaml").read_text())
+        self._env = confs / "env/local.yaml"
         self._runs = {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")}
-        env |= {
-            "root": str(folder / "lake"),
-            "master": "local[2]",
-            "tracking": self._runs,
-            "ingest": ingest or {},
+        self.tell(
+            root=str(folder / "lake"),
+            master="local[2]",
+            tracking=self._runs,
+            ingest=ingest or {},
             # A process of some minutes spends them on compiling what it never runs again.
-            "spark": {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"},
-        }
-        (confs / "env/local.yaml").write_text(yaml.safe_dump(env))
+            spark={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"},
+        )
         told = {"notify": {"file": {"kind": "file", "address": str(folder / "notices.jsonl")}}}
         self.config = confs / "monitors/live.yaml"
         self.config.write_text(yaml.safe_dump(MONITOR | told | monitor))
         self.landing = folder / "lake/landing/recommendations/records"
         self.landing.mkdir(parents=True)
+
+    def tell(self, **settings: object) -> None:
+        """Changes what stands in the conf of the environment."""
+        self._env.write_text(yaml.safe_dump(yaml.safe_load(self._env.read_text()) | settings))
 
     def land(self, lines: list[bytes]) -> None:
         """Lines as a landing file."""

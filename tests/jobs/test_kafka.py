@@ -1,76 +1,59 @@
 """Ingest from a real Kafka broker, as a program of its own: with the package that Spark's source is in."""
 
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import yaml
-from deltalake import DeltaTable
 
 from mltrust.client import InferenceLogger
 from mltrust.client.kafka import Kafka
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
+from tests.jobs import live
 from tests.jobs.broker import Broker
-from tests.jobs.conftest import copied_conf
 from tests.jobs.live import waited
 from tests.jobs.test_ingest import lines
 
 pytestmark = pytest.mark.slow
 
 
-class Service:
-    """A lakehouse of its own that takes from topics of its own."""
+@pytest.fixture(autouse=True)
+def client_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIENT_ID", "ingest")
+
+
+class Service(live.Place):
+    """A place that takes from topics of its own."""
 
     def __init__(self, broker: Broker, folder: Path, name: str, max_messages: int = 100_000) -> None:
-        self.broker, self.folder, self.topic = broker, folder, name
+        super().__init__(folder)
         broker.topic(name, 3)
         broker.topic(f"{name}-outcomes", 1)
-        self._conf = copied_conf(folder, n_units=10) / "env/local.yaml"
-        self._settings = yaml.safe_load(self._conf.read_text())
-        self._kafka: dict[str, object] = {"max_messages_per_batch": max_messages}
-        topics = {"records": name, "outcomes": f"{name}-outcomes"}
-        self.told(topics=topics, options={"kafka.client.id": "${CLIENT_ID}"})
+        self._kafka = {
+            "servers": broker.servers,
+            "topics": {"records": name, "outcomes": f"{name}-outcomes"},
+            "options": {"kafka.client.id": "${CLIENT_ID}"},
+            "max_messages_per_batch": max_messages,
+        }
+        self.told()
 
     def told(self, **kafka: object) -> None:
-        """Writes the conf with what is changed in its section on Kafka."""
-        given = {"servers": self.broker.servers} | self._kafka | kafka
-        self._kafka = {key: given[key] for key in ("max_messages_per_batch", "topics", "options")}
-        ingest = {"kafka": given, "max_reject_share": 1.0}
-        self._conf.write_text(yaml.safe_dump(self._settings | {"ingest": ingest}))
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "jobs.ingest_logs", "--config", "conf/contracts/recommendations.yaml"]
-        with (self.folder / "ingest.log").open("ab") as out:
-            return subprocess.Popen(
-                [*command, *arguments],
-                cwd=self.folder,
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "CLIENT_ID": "ingest"} | environment,
-                start_new_session=True,
-            )
+        """Writes the conf, with what is changed in its section on Kafka."""
+        self.tell(ingest={"kafka": self._kafka | kafka, "max_reject_share": 1.0})
 
     def ingest(self) -> int:
-        return self.start().wait(300)
+        return self.job("ingest_logs").wait()
 
     def said(self) -> str:
-        return (self.folder / "ingest.log").read_text()
+        """All that the processes printed."""
+        return (self.folder / "ingest_logs.log").read_text()
 
-    def rows(self, table: str, *columns: str) -> list[dict[str, object]]:
-        path = self.folder / f".lakehouse/recommendations/{table}"
-        return DeltaTable(str(path)).to_pyarrow_table(columns=list(columns) or None).to_pylist()
-
-    def request_ids(self) -> list[object]:
-        return sorted(str(row["request_id"]) for row in self.rows("inference_log", "request_id"))
+    def request_ids(self) -> list[str]:
+        return sorted(row["request_id"] for row in self.rows("inference_log"))
 
 
 def test_what_the_client_logged_to_a_broker_is_in_the_log_once(broker: Broker, tmp_path: Path) -> None:
@@ -118,20 +101,17 @@ def test_ingest_killed_while_messages_come_takes_every_one_once(broker: Broker, 
         ids = [f"{attempt}-{at:04}" for at in range(1500)]
         broker.send("killed", lines(*ids, *rng.sample(sent, min(50, len(sent)))))
         sent += ids
-        running = service.start("--continuous", "--trigger", "1")
-        before = len(service.rows("ingest_batches")) if attempt else 0
-        is_at_work = waited(lambda before=before: _n_batches(service) > before, 300)  # type: ignore[misc]
+        before, running = len(service.rows("ingest_batches")), continuous(service)
+        is_at_work = waited(lambda before=before: len(service.rows("ingest_batches")) > before, 300)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 3))
-        interrupted += is_at_work and running.poll() is None
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    running = service.start("--continuous", "--trigger", "1")
+        interrupted += is_at_work and running.is_running
+        running.kill()
+    running = continuous(service)
     assert waited(lambda: sum(row["records"] for row in service.rows("ingest_batches")) >= len(sent) + 100, 300)
     broker.send("killed", lines("last"))
     assert waited(lambda: "last" in service.request_ids(), 60)
     assert waited(lambda: " 0 messages behind" in service.said(), 60)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(60) == Exit.PASS, service.said()[-3000:]
+    assert running.terminate(60) == Exit.PASS, running.said()
     assert interrupted == 3
     assert service.request_ids() == sorted([*sent, "last"])
     books = service.rows("ingest_batches")
@@ -140,11 +120,8 @@ def test_ingest_killed_while_messages_come_takes_every_one_once(broker: Broker, 
     assert max(row["records"] for row in books) <= 600
 
 
-def _n_batches(service: Service) -> int:
-    try:
-        return len(service.rows("ingest_batches"))
-    except Exception:  # not made yet
-        return 0
+def continuous(service: Service) -> live.Process:
+    return service.job("ingest_logs", "--continuous", "--trigger", "1")
 
 
 def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(broker: Broker, tmp_path: Path) -> None:
@@ -156,9 +133,8 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
         return service.said().strip().splitlines()[-1]
 
     assert says(topics={"records": "never"}) == "ingest_logs: kafka:never: the brokers have no such topic"
-    topic = {"records": "mistakes"}
     no_host = "ingest_logs: kafka:mistakes: no Kafka client can be made of the servers and options: No resolvable"
-    assert says(topics=topic, servers="mistyped.invalid:9092").startswith(no_host)
+    assert says(servers="mistyped.invalid:9092").startswith(no_host)
     broker.send("mistakes", lines("before"))
     broker.stop()
     brief = {
@@ -171,6 +147,7 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
     finally:
         broker.start()
     assert "Traceback" not in service.said()
+    service.told()
     assert service.ingest() == Exit.PASS
     assert service.request_ids() == ["before"]
 

@@ -89,6 +89,7 @@ def test_naive_peeking_errs_as_often_as_published() -> None:
         assert sum(chances) == pytest.approx(rate, rel=0, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_simulated_peeking_errs_as_often_as_published_and_always_valid_pvalues_do_not() -> None:
     oracle = entry("sequential_mean", "armitage_peek")
     runs, looks = 200_000, max(oracle["looks"])

@@ -62,6 +62,7 @@ def test_without_two_slices_there_is_no_gap() -> None:
 NONE, ONE_OUT, BOTH_ENDS = (lambda K: [0] * K, lambda K: [5] + [0] * (K - 1), lambda K: [20, *[0] * (K - 2), -20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [2, 4, 10])
 @pytest.mark.parametrize("treated", [NONE, ONE_OUT, BOTH_ENDS])
 def test_limits_hold_with_their_confidence_whether_or_not_slices_differ(K: int, treated: object) -> None:

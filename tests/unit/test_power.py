@@ -115,6 +115,7 @@ def drawn(rng: np.random.Generator, n: int, mean: float, sd: float) -> list[Arm]
     return [Arm(n, *each) for each in zip(means.tolist(), variances.tolist(), strict=True)]
 
 
+@pytest.mark.slow
 def test_welchs_test_finds_an_effect_in_planned_units_as_often_as_promised() -> None:
     n = sample_size(
         effect=0.5, variance_control=4, variance_treatment=9, share_control=0.6, share_treatment=0.3, power=0.9

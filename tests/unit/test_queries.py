@@ -159,6 +159,10 @@ class Query:
     def exception(self) -> Exception | None:
         return self._error
 
+    def awaitTermination(self) -> None:  # noqa: N802 - Spark's name
+        if self._error is not None:
+            raise self._error
+
     def stop(self) -> None:
         self.stopped_at.append(time.monotonic())
 
@@ -189,9 +193,11 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def writer(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """What starts the query of the one inlet that there is, a topic."""
     inlet, writer = Inlet("inference_log", "kafka:t", "c", kafka.batch_of, kafka.parse, TOPIC), mock.Mock()
-    writer.queryName.return_value = writer.trigger.return_value = writer
-    monkeypatch.setattr(landing, "inlets", lambda *_: [(inlet, None)])
-    monkeypatch.setattr(landing, "query", lambda *_: writer)
+    arrivals = mock.Mock()
+    for step in ("foreachBatch", "queryName", "option", "trigger"):
+        getattr(arrivals.writeStream, step).return_value = writer
+        getattr(writer, step).return_value = writer
+    monkeypatch.setattr(landing, "inlets", lambda *_: [(inlet, arrivals)])
     monkeypatch.setattr(landing.logs, "made", lambda *_: None)
     return writer
 
@@ -209,9 +215,12 @@ def test_a_query_that_cannot_start_is_explained_and_ends_those_that_have(writer:
 
 
 def test_what_is_there_is_taken_by_a_second_start_behind_a_batch_that_an_earlier_run_began(writer: mock.Mock) -> None:
-    writer.start.return_value.awaitTermination.side_effect = [QueryError(REDONE), None]
+    writer.start.side_effect = [Query(0, QueryError(REDONE)), Query(0)]
     assert landing.ingest_table(mock.Mock(), shipped(), "inference_log")
     assert writer.start.call_count == 2
+    writer.start.side_effect = [Query(0, QueryError(REDONE)), Query(0, QueryError(REDONE))]
+    with pytest.raises(QueryError):
+        landing.ingest_table(mock.Mock(), shipped(), "inference_log")
 
 
 def test_a_secret_that_is_unset_is_named_before_anything_is_read(
@@ -248,8 +257,12 @@ def test_told_to_stop_again_the_process_ends_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
             return {"isTriggerActive": True}
 
-    with pytest.raises(KeyboardInterrupt):
-        runtime.until_stopped([Running(Stuck(60), Work(lambda *_: None))])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runtime.until_stopped([Running(Stuck(60), Work(lambda *_: None))])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_progress_is_that_of_a_topic_of_the_same_brokers_however_they_are_listed() -> None:

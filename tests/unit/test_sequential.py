@@ -449,6 +449,7 @@ def pvalues_at_the_end(
     return always_valid_pvalue(evidence)[:, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [(100, 100), (900, 100)])
 def test_sixty_looks_at_normal_data_without_an_effect_rarely_reject(n: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)

@@ -155,6 +155,7 @@ def experiments(runs: int, *, n: tuple[int, int], effect: float, shift: float = 
     return [pooled_gap(list(zip(*run, strict=True))) for run in zip(*arms, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 0.01])
 @pytest.mark.parametrize("n", [(2000, 2000), (3200, 800)])
 def test_clean_experiments_with_slices_far_apart_get_almost_no_names(n: tuple[int, int], effect: float) -> None:
