@@ -55,10 +55,10 @@ def copied_conf(folder: Path, *, n_units: int) -> Path:
     copy = shutil.copytree(ROOT / "conf", folder / "conf")
     demo = copy / "simulations" / "demo.yaml"
     text = demo.read_text()
-    assert "n_units: 40000" in text
+    assert "n_units: 28000" in text
     assert "seed: 40" in text
     # So few units show the planted reversal with some seeds only.
-    small = text.replace("n_units: 40000", f"n_units: {n_units}\ntraining_units: 500").replace("seed: 40", "seed: 43")
+    small = text.replace("n_units: 28000", f"n_units: {n_units}\ntraining_units: 500").replace("seed: 40", "seed: 43")
     # A week of drift, and weeks as windows: so few units have too few rows on a day.
     assert "from_day: 20" in small
     demo.write_text(small.replace("from_day: 20", "from_day: 14"))
