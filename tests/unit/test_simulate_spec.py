@@ -130,8 +130,8 @@ def test_planted_rows_say_what_each_experiment_holds() -> None:
 def test_planted_rows_count_the_dirt_of_each_stream() -> None:
     rows = [row for row in planted(DEMO) if row.kind in ("rejects", "duplicates")]
     assert Counter(row.stream for row in rows) == {"records": 10, "outcomes": 7}
-    assert Planted("rejects", "wrong type", stream="outcomes", reason_code="wrong_type", n_lines=40) in rows
-    assert Planted("duplicates", "the same line twice", stream="records", n_lines=200) in rows
+    assert Planted("rejects", "wrong type", stream="outcomes", reason_code="wrong_type", n_lines=28) in rows
+    assert Planted("duplicates", "the same line twice", stream="records", n_lines=140) in rows
 
 
 def test_a_planted_row_reads_as_a_row_of_a_table() -> None:
