@@ -60,6 +60,19 @@ class Scanned(NamedTuple):
     waiting: int
 
 
+class Stretch(NamedTuple):
+    """What a scan looks at: the series of [start, end), of which buckets from `judged_from` on are judged.
+
+    Made are those from `made_from` on, and those before it that something arrived for, `late`.
+    """
+
+    start: datetime
+    end: datetime
+    judged_from: datetime
+    made_from: datetime
+    late: Sequence[datetime] = ()
+
+
 def scanned(
     lake: Lakehouse,
     conf: Conf,
@@ -81,29 +94,16 @@ def scanned(
             f"--as-of {as_of:%Y-%m-%dT%H:%M:%SZ}: expected no later time than now, {clock:%Y-%m-%dT%H:%M:%SZ}"
         )
     last = known_of(lake, monitor)
-    known = not_ahead(last, monitor, clock)
-    late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)
-    upto = as_of if as_of is not None else reached(monitor, known, late, clock)
-    end = floor(upto - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
-    if known is not None:
-        end = max(end, known.upto)
-    start = floor(end - timedelta(days=monitor.series.history_days), _DAY)
-    is_new = known is None or known.series_hash != series_hash(monitor) or known.upto < start
-    judged_from = floor(since or end - _DAY, monitor.series.bucket) if known is None else max(known.upto, start)
-    again = None if is_new or late is None or known is None else [at for at in late.buckets if at < known.upto]
-    made = _made(
-        lake, conf, inputs, known.upto if known is not None and again is not None else start, again, start, end
-    )
-    stored = lake.read("monitor_series", where={"monitor_id": monitor.monitor_id})
-    rows = [row for part in made for row in part.rows]
-    panel = series.panel(stored.where(F.lit(not is_new)), rows, monitor, start=start, end=end)
-    is_idle = end <= judged_from  # of the last bucket is then seen again whether it could be judged
-    found = scan(panel, monitor, end - monitor.series.bucket if is_idle else judged_from)
+    stretch = looked_at(lake, monitor, last, as_of, since, inputs, clock)
+    end = stretch.end
+    made = _made(lake, conf, inputs, stretch)
+    panel = _panel(lake, monitor, made, stretch)
+    is_idle = end <= stretch.judged_from  # of the last bucket is then seen again whether it could be judged
+    found = scan(panel, monitor, end - monitor.series.bucket if is_idle else stretch.judged_from)
     keeper = Keeper(lake, monitor, stamp)
-    others = (
-        [] if is_idle else of_others(lake, monitor, end, cache(partial(candidate_of, panel, monitor.series.arms)))
-    )
-    told, findings = keeper.findings([] if is_idle else found.findings, others, judged_from, end)
+    candidate = cache(partial(candidate_of, panel, monitor.series.arms))
+    others = [] if is_idle else of_others(lake, monitor, end, candidate)
+    told, findings = keeper.findings([] if is_idle else found.findings, others, stretch.judged_from, end)
     revisions, live = keeper.incidents(findings, judged_in(panel, monitor), end)
     seen = Seen(end, monitor.series.breakdowns, partial(served_beside, panel, monitor))
     decisions, waiting = decided_and_told(keeper, revisions, live, seen, now)
@@ -127,7 +127,40 @@ def scanned(
         aliases={alias: each.alias_version for alias, each in keeper.registries.items()},
         guardrails=guardrails(monitor, live, decisions, keeper.others, keeper.registries, clock),
     )
-    return Scanned(_verdict(view), view, panel, judged_from, len(told), waiting)
+    return Scanned(_verdict(view), view, panel, stretch.judged_from, len(told), waiting)
+
+
+def looked_at(
+    lake: Lakehouse,
+    monitor: Monitor,
+    last: Known | None,
+    as_of: datetime | None,
+    since: datetime | None,
+    inputs: Versions,
+    clock: datetime,
+) -> Stretch:
+    """What a scan looks at, by what the last one left."""
+    known = not_ahead(last, monitor, clock)
+    late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)
+    upto = as_of if as_of is not None else reached(monitor, known, late, clock)
+    end = floor(upto - timedelta(seconds=monitor.series.lateness_seconds), monitor.series.bucket)
+    if known is not None:
+        end = max(end, known.upto)
+    start = floor(end - timedelta(days=monitor.series.history_days), _DAY)
+    if known is None:
+        return Stretch(start, end, floor(since or end - _DAY, monitor.series.bucket), start)
+    judged_from = max(known.upto, start)
+    if known.series_hash != series_hash(monitor) or known.upto < start or late is None:
+        return Stretch(start, end, judged_from, start)
+    return Stretch(start, end, judged_from, known.upto, [at for at in late.buckets if at < known.upto])
+
+
+def _panel(lake: Lakehouse, monitor: Monitor, made: Sequence[Made], stretch: Stretch) -> Panel:
+    """The series of the stretch: those that are kept, with what was made."""
+    kept = lake.read("monitor_series", where={"monitor_id": monitor.monitor_id})
+    rows = [row for part in made for row in part.rows]
+    is_anew = stretch.made_from == stretch.start
+    return series.panel(kept.where(F.lit(not is_anew)), rows, monitor, start=stretch.start, end=stretch.end)
 
 
 def decided_and_told(
@@ -194,29 +227,21 @@ def reached(monitor: Monitor, known: Known | None, late: Arrived | None, now: da
     return now if silence < now - newest < _DAY else min(newest, now)
 
 
-def _made(
-    lake: Lakehouse,
-    conf: Conf,
-    inputs: Versions,
-    since: datetime,
-    late: Sequence[datetime] | None,
-    start: datetime,
-    end: datetime,
-) -> list[Made]:
-    """The series of [since, end), and of `late` buckets before it that something arrived for."""
+def _made(lake: Lakehouse, conf: Conf, inputs: Versions, stretch: Stretch) -> list[Made]:
+    """The series that are made of what arrived, at the given versions of the tables."""
     monitor, max_cells = conf.the_monitor(), conf.settings.limits.max_cells
     sources = Sources(*(lake.read(name, inputs[name]) for name in READ))
-    found = []
+    start, end, since, found = stretch.start, stretch.end, stretch.made_from, []
     counted = series.names_of(monitor, "requests", "rejects")
     if counted:
-        span = _span(monitor, since, end, [at for at in late or () if start <= at < since])
+        span = _span(monitor, since, end, [at for at in stretch.late if start <= at < since])
         rows = series.of_requests(sources, monitor, span, max_cells=max_cells) + series.of_rejects(
             sources, monitor, span
         )
         found.append(Made(counted, span, rows))
     for name in series.names_of(monitor, "outcomes"):
         matures = monitor.series.maturing(name)
-        again = [at for at in late or () if start <= at < since - matures]
+        again = [at for at in stretch.late if start <= at < since - matures]
         span = _span(monitor, since - matures, end - matures, again)
         found.append(Made([name], span, series.of_outcomes(sources, monitor, name, span, max_cells=max_cells)))
     return found
