@@ -272,7 +272,7 @@ def run(
     before, process = place.n_scans(), place.watching()
     traffic.start()
     try:
-        assert waited(lambda: place.n_scans() > before + 1, 120), process.said()
+        assert waited(lambda: place.n_scans() > before + 1, 300), process.said()
         time.sleep(clean_seconds)
         assert place.rows("incidents") == []
         traffic.fault = fault

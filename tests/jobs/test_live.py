@@ -90,7 +90,7 @@ def test_a_process_that_is_killed_again_and_again_keeps_everything_once(tmp_path
     traffic.start()
     for kill in range(4):
         before, process = place.n_scans(), place.watching(trigger=2)
-        assert live.waited(lambda before=before: place.n_scans() > before, 120), process.said()  # type: ignore[misc]
+        assert live.waited(lambda before=before: place.n_scans() > before, 300), process.said()  # type: ignore[misc]
         traffic.fault = "errors" if kill >= 1 else None
         time.sleep(rng.uniform(0, 15))
         assert process.is_running, process.said()
