@@ -75,7 +75,7 @@ def test_what_the_client_logged_to_a_broker_is_in_the_log_once(broker: Broker, t
     broker.send("predictions-outcomes", [json.dumps(each).encode() for each in OUTCOMES])
     assert service.ingest() == Exit.PASS, service.said()[-3000:]
     assert service.request_ids() == [*(f"r{at:03}" for at in range(500)), "twice"]
-    assert [row["value"] for row in service.rows("outcomes", "value")] == [1.0]
+    assert [row["value"] for row in service.rows("outcomes")] == [1.0]
     (heartbeat,) = {(row["logged"], row["written"]) for row in service.rows("heartbeats") if row["logged"]}
     assert heartbeat == (500, 500)
     books = [row for row in service.rows("ingest_batches") if row["kind"] == "inference_log"]
