@@ -351,7 +351,9 @@ def test_of_a_million_predictions_of_several_threads_each_is_in_a_file_or_in_the
 ) -> None:
     n, n_threads = 1_000_000, 4
     taken = bytearray(n)
-    with InferenceLogger(CONTRACT, Files(tmp_path), when_full=policy, heartbeat_seconds=1.0) as logger:
+    files = Files(tmp_path)
+    # So few places that threads overtake the writer, however fast the machine is.
+    with InferenceLogger(CONTRACT, files, when_full=policy, capacity=100, heartbeat_seconds=1.0) as logger:
 
         def serve(name: int) -> None:
             for at in range(name, n, n_threads):
