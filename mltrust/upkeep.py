@@ -1,9 +1,7 @@
 """The upkeep of tables: small files are joined, what no version needs is removed, keys are audited."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
-from functools import partial
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -21,7 +19,6 @@ from mltrust.verdicts import Exit, Verdict
 AUDITED = {"inference_log": ("request_id", "model_name", "model_version", "traffic", "item_id"),
            "outcomes": ("outcome_id", "revision")}  # fmt: skip
 _BY_DATE = "event_date"
-_AT_ONCE = 4
 _METRICS = ("n_rows", "n_files", "n_small_files", "n_bytes")
 
 
@@ -35,8 +32,10 @@ def maintain(lake: Lakehouse, conf: Conf, as_of: datetime, tracked: Tracked, pur
     before = _files(lake, conf, names)
     recent = as_of.date() - timedelta(days=settings.days), as_of.date()
     loose = {name: _loose(before[name], recent if _is_dated(lake, name) else None) for name in names}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a small table keeps no cluster busy
-        list(pool.map(partial(_tidied, lake), loose.keys(), loose.values()))
+    for name, partitions in loose.items():
+        if partitions:
+            lake.compact(name, partitions)
+        lake.vacuum(name)
     files = before | _files(lake, conf, [name for name in names if loose[name]])
     rows = [_kept(lake, name, files[name], len(loose[name]), recent, tracked) for name in names]
     stamped = lake.rows("maintenance", [row._asdict() | tracked.stamp for row in rows])
@@ -45,12 +44,6 @@ def maintain(lake: Lakehouse, conf: Conf, as_of: datetime, tracked: Tracked, pur
     tracked.run.metrics({f"{row.table}/{name}": float(getattr(row, name)) for row in rows for name in _METRICS})
     verdict = Verdict.BREACH if any(row.verdict == Verdict.BREACH for row in rows) else Verdict.PASS
     return tracked.conclude(verdict, report.describe(rows, purged, settings.days))
-
-
-def _tidied(lake: Lakehouse, name: str, partitions: Sequence[date | str]) -> None:
-    if partitions:
-        lake.compact(name, partitions)
-    lake.vacuum(name)
 
 
 def _is_dated(lake: Lakehouse, name: str) -> bool:
