@@ -157,7 +157,7 @@ COERCE: Mapping[FeatureType, Callable[[str, object], object]] = {
 def parse(raw: bytes) -> dict[str, object]:
     """The JSON object in `raw`; RecordError (unparsable) for anything else, and for a key given twice."""
     try:
-        record = _DECODER.decode(raw.decode("utf-8"))
+        record = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_json)
         # A lone surrogate is legal in JSON text and in no UTF-8 file; it must not reach a table.
         if b"\\u" in raw:
             json.dumps(record, ensure_ascii=False).encode("utf-8")
@@ -184,8 +184,7 @@ def _not_json(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON number")
 
 
-# json.loads and json.dumps make one of these at every call.
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_not_json)
+# json.dumps makes one of these at every call.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
