@@ -337,7 +337,8 @@ class Running(NamedTuple):
         if self.again is None or not is_mended_by_a_start(error):
             raise self.work.explained(error) from None
         log.info("%s: started again, behind a batch that an earlier run began", self.query.name)
-        return Running(self.again(), self.work)
+        with self.work.explaining():
+            return Running(self.again(), self.work)
 
 
 def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], None], name: str) -> Running:

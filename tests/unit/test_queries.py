@@ -223,6 +223,12 @@ def test_what_is_there_is_taken_by_a_second_start_behind_a_batch_that_an_earlier
         landing.ingest_table(mock.Mock(), shipped(), "inference_log")
 
 
+def test_a_second_start_that_fails_is_explained_too(writer: mock.Mock) -> None:
+    writer.start.side_effect = [Query(0, QueryError(REDONE)), QueryError(_NO_ANSWER)]
+    with pytest.raises(DataError, match="^kafka:t: the brokers do not answer"):
+        landing.ingest_table(mock.Mock(), shipped(), "inference_log")
+
+
 def test_a_secret_that_is_unset_is_named_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
