@@ -184,17 +184,13 @@ def _not_json(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON number")
 
 
-# json.dumps makes one of these at every call.
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def canonical(row: Row) -> str:
     """Canonical JSON of an accepted row: keys sorted, nulls left out, typed values, times in ISO 8601 UTC."""
     shown = row | {
         "event_time": (_EPOCH + timedelta(microseconds=_int(row["event_time"]))).isoformat(timespec="microseconds"),
         "event_date": (date(1970, 1, 1) + timedelta(days=_int(row["event_date"]))).isoformat(),
     }
-    return _CANONICAL.encode(_without_nulls(shown))
+    return json.dumps(_without_nulls(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _int(value: object) -> int:
@@ -204,11 +200,7 @@ def _int(value: object) -> int:
 
 def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key: _without_nulls(each) if isinstance(each, dict | list) else each
-            for key, each in value.items()
-            if each is not None
-        }
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     if isinstance(value, list):
         return [_without_nulls(each) for each in value]
     return value
@@ -234,9 +226,9 @@ class _Fields:
         self.left = dict(record)
 
     def take(self, name: str) -> object:
-        if "." not in name:
-            return self.left.pop(name, None)
         outer, _, inner = name.partition(".")
+        if not inner:
+            return self.left.pop(outer, None)
         nested = self.left.get(outer)
         if not isinstance(nested, dict) or inner not in nested:
             return None
@@ -361,10 +353,9 @@ class RecordReader:
         return model_name, model_version, experiments
 
     def _row(self, version: str, layout: SchemaVersion, fields: _Fields) -> Row:
-        wire, constants = layout.wire, layout.constants
-
         def take(column: str) -> object:
-            return constants[column] if column in constants else fields.take(wire.get(column, column))
+            constant = layout.constants.get(column)
+            return fields.take(layout.wire_name(column)) if constant is None else constant
 
         take("schema_version")
         experiments = self._experiments(layout, fields)
