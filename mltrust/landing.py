@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -46,7 +46,7 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new of the table in its landing folder and its topic; whether there is either."""
     found = inlets(spark, conf, table)
     for inlet, arrivals in found:
-        runtime.until_ended(begun(conf, inlet, arrivals, availableNow=True))
+        runtime.until_ended(_query(conf, inlet, arrivals, every=None))
     return bool(found)
 
 
@@ -58,18 +58,19 @@ def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
             if conf.settings.ingest.topic(kind) is None:
                 logs.made(spark, conf.settings.landing_folder(conf.log, kind))
             for inlet, arrivals in inlets(spark, conf, table):
-                running.append(begun(conf, inlet, arrivals, processingTime=f"{seconds:g} seconds"))
+                running.append(_query(conf, inlet, arrivals, every=seconds))
     except Exception:
         runtime.end([each.query for each in running])
         raise
     return running
 
 
-def begun(conf: Conf, inlet: Inlet, arrivals: DataFrame, **trigger: Any) -> Running:
-    """The query of an inlet, running. Its progress is the same however it is triggered."""
+def _query(conf: Conf, inlet: Inlet, arrivals: DataFrame, *, every: float | None) -> Running:
+    """An inlet's query that looks every so many seconds, or takes what is there and ends; its progress is one."""
     work = work_of(conf, inlet)
     named = arrivals.writeStream.foreachBatch(work).queryName(f"ingest {inlet.table} from {inlet.where}")
-    writer = named.option("checkpointLocation", inlet.checkpoint).trigger(**trigger)
+    kept = named.option("checkpointLocation", inlet.checkpoint)
+    writer = kept.trigger(availableNow=True) if every is None else kept.trigger(processingTime=f"{every:g} seconds")
     with work.explaining():
         return Running(writer.start(), work, again=writer.start)
 

@@ -52,7 +52,6 @@ _SMALL_TABLES = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "2g",
 }
-_LOOK_S = 1.0  # between two looks at the queries that run
 
 Run = Callable[..., Exit]
 
@@ -326,14 +325,17 @@ class Work:
 
 
 class Running(NamedTuple):
-    """A query that goes on, its work, and how it is started again where that may be all that it needs."""
+    """A query that was started, its work, and how it is started again where that may be all that it needs."""
 
     query: StreamingQuery
     work: Work
     again: Callable[[], StreamingQuery] | None = None
 
     def after(self, error: Exception) -> "Running":
-        """Another in place of one that the error ended; it is raised, explained, where a start would not mend it."""
+        """The query started again behind the error that ended it.
+
+        Raises the error, explained, where a start would not mend it, and that of the second start.
+        """
         if self.again is None or not is_mended_by_a_start(error):
             raise self.work.explained(error) from None
         log.info("%s: started again, behind a batch that an earlier run began", self.query.name)
@@ -352,14 +354,20 @@ def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], No
 
 
 def until_ended(running: Running) -> None:
-    """Waits for a query that takes what is there and ends; an error is raised, explained."""
+    """Waits for a query that takes what is there and ends; an error is raised, explained.
+
+    A query that is waited for no more, as a notebook's cell was interrupted, is ended: it would hinder the next.
+    """
     try:
         running.query.awaitTermination()
     except Exception as error:
         until_ended(running.after(error))
+    except BaseException:
+        running.query.stop()
+        raise
 
 
-def until_stopped(running: Sequence[Running]) -> None:
+def until_stopped(running: Sequence[Running], *, look_seconds: float = 1.0) -> None:
     """Waits until the process is told to stop (SIGTERM, Ctrl-C) or a query fails, and ends them after their batch."""
     stopped = threading.Event()
 
@@ -371,13 +379,14 @@ def until_stopped(running: Sequence[Running]) -> None:
     try:
         is_over = False
         while not is_over:
-            is_over = stopped.wait(_LOOK_S)
+            is_over = stopped.wait(look_seconds)
             for at, each in enumerate(running):
                 if each.query.isActive:
                     continue
-                if (error := each.query.exception()) is None:
+                try:
+                    each.query.awaitTermination()  # one that is not active may still be about to end
                     is_over = True
-                else:
+                except Exception as error:
                     running[at] = each.after(error)
             told |= _said_behind([each.query for each in running], told)
     finally:

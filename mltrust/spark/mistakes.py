@@ -8,6 +8,7 @@ from mltrust.errors import DataError
 #: Words by a sign in the text, the first one that is found; `{file}`, `{checkpoint}` and `{why}` are put in.
 Mistakes = Mapping[str, str]
 
+_SAME_NAME = "is already active in this SparkSession"
 _GONE = "a landing file of an unfinished batch is gone; put it back{file}"
 _TWO_OF_FOLDER = "another ingest of the same landing folder is running"
 FOLDER: Mistakes = {
@@ -16,6 +17,7 @@ FOLDER: Mistakes = {
     "FileNotFoundException": _GONE,
     "ConcurrentModificationException": _TWO_OF_FOLDER,
     "CONCURRENT_STREAM_LOG_UPDATE": _TWO_OF_FOLDER,
+    _SAME_NAME: _TWO_OF_FOLDER,
 }
 
 _NO_SOURCE = "Spark has no Kafka source; add its package, as docs/ingest.md says"
@@ -32,6 +34,7 @@ _OPTION = "an option is refused: {why}"
 TOPIC: Mistakes = {
     "ConcurrentModificationException": _TWO_OF_TOPIC,
     "CONCURRENT_STREAM_LOG_UPDATE": _TWO_OF_TOPIC,
+    _SAME_NAME: _TWO_OF_TOPIC,
     "Failed to find data source: kafka": _NO_SOURCE,
     "DATA_SOURCE_NOT_FOUND": _NO_SOURCE,
     # Spark's conditions of Kafka are not in the texts of their errors.

@@ -88,6 +88,10 @@ _LOST = (
             ValueError("\nKafka option 'auto.offset.reset' is not supported.\nInstead"),
             "auto.offset.reset' is not sup",
         ),
+        (
+            ValueError("Cannot start query t as a query with that name is already active in this SparkSession"),
+            "another ingest of the same topic",
+        ),
         (QueryError("Some partitions were lost during running query with Trigger.AvailableNow."), "run it again"),
     ],
 )
@@ -130,6 +134,9 @@ def test_an_error_of_ours_is_kept_and_another_is_explained_once_it_is_logged(
     assert theirs.explained(unknown) is unknown
 
 
+until_stopped = partial(runtime.until_stopped, look_seconds=0.02)
+
+
 class Query:
     """A query whose batch takes so many seconds."""
 
@@ -156,9 +163,6 @@ class Query:
         n = self._behind.pop(0)
         return {"sources": [{"metrics": {} if n is None else {"maxOffsetsBehindLatest": n}}]}
 
-    def exception(self) -> Exception | None:
-        return self._error
-
     def awaitTermination(self) -> None:  # noqa: N802 - Spark's name
         if self._error is not None:
             raise self._error
@@ -180,13 +184,8 @@ def test_a_query_that_fails_ends_the_others_and_the_process() -> None:
     healthy, failed = Query(0), Query(0, QueryError("Failed to create new KafkaAdminClient", _NO_HOST))
     work = Work(lambda *_: None, partial(operators_mistake, where="kafka:t", signs=TOPIC, checkpoint="c"))
     with pytest.raises(DataError, match="^kafka:t: no Kafka client can be made of the servers and options: No resol"):
-        runtime.until_stopped([Running(healthy, work), Running(failed, work)])
+        until_stopped([Running(healthy, work), Running(failed, work)])
     assert len(healthy.stopped_at) == 1
-
-
-@pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -229,6 +228,17 @@ def test_a_second_start_that_fails_is_explained_too(writer: mock.Mock) -> None:
         landing.ingest_table(mock.Mock(), shipped(), "inference_log")
 
 
+def test_a_query_that_is_waited_for_no_more_is_ended() -> None:
+    class Interrupted(Query):
+        def awaitTermination(self) -> None:  # noqa: N802 - Spark's name
+            raise KeyboardInterrupt
+
+    query = Interrupted(60)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.until_ended(Running(query, Work(lambda *_: None)))
+    assert len(query.stopped_at) == 1
+
+
 def test_a_secret_that_is_unset_is_named_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -241,15 +251,15 @@ def test_a_secret_that_is_unset_is_named_before_anything_is_read(
 
 def test_a_query_of_a_topic_is_started_again_behind_a_batch_that_an_earlier_run_began() -> None:
     first, second = Query(0, QueryError(REDONE)), Query(0, behind=["0"])
-    runtime.until_stopped([Running(first, Work(lambda *_: None), again=lambda: second)])
+    until_stopped([Running(first, Work(lambda *_: None), again=lambda: second)])
     assert len(second.stopped_at) == 1
     with pytest.raises(QueryError):
-        runtime.until_stopped([Running(first, Work(lambda *_: None), again=lambda: Query(0, QueryError(REDONE)))])
+        until_stopped([Running(first, Work(lambda *_: None), again=lambda: Query(0, QueryError(REDONE)))])
 
 
 def test_how_far_a_topic_is_behind_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mltrust")
-    runtime.until_stopped([Running(Query(0, behind=[None, "12000", "12000", "0"]), Work(lambda *_: None))])
+    until_stopped([Running(Query(0, behind=[None, "12000", "12000", "0"]), Work(lambda *_: None))])
     assert [line.partition(": ")[2] for line in caplog.messages] == [
         "12,000 messages behind in the partition with most",
         "0 messages behind in the partition with most",
@@ -266,7 +276,7 @@ def test_told_to_stop_again_the_process_ends_at_once() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background may ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            runtime.until_stopped([Running(Stuck(60), Work(lambda *_: None))])
+            until_stopped([Running(Stuck(60), Work(lambda *_: None))])
     finally:
         signal.signal(signal.SIGINT, before)
 
