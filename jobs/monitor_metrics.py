@@ -47,17 +47,17 @@ def run(
         if continuous:
             seconds = runtime.parse_seconds("--trigger", trigger)
             tracking.impatient()
-            told = partial(watch.scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
+            scan = partial(watch.scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
             started = landing.started(spark, conf, seconds) if ingest else []
-            runtime.until_stopped([*started, runtime.every(spark, seconds, told, f"monitor {monitor.monitor_id}")])
+            runtime.until_stopped([*started, runtime.every(spark, seconds, scan, f"monitor {monitor.monitor_id}")])
             return tracked.conclude(*watch.standing(lake, monitor))
-        scanned = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
-        page = watch.written_pages(scanned.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")
-        watch.charted(scanned, tracked)
+        found = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
+        page = watch.written_pages(found.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")
+        watch.chart(found, tracked)
         if page is not None:
             tracked.run.text(page.read_text(encoding="utf-8"), "monitor.html")
-        tracked.run.table([row._asdict() for row in scanned.view.live], "incidents.json")
-        return tracked.conclude(scanned.verdict, markdown(scanned.view))
+        tracked.run.table([row._asdict() for row in found.view.live], "incidents.json")
+        return tracked.conclude(found.verdict, markdown(found.view))
 
 
 def main() -> int:

@@ -63,7 +63,8 @@ class Scanned(NamedTuple):
 class Stretch(NamedTuple):
     """What a scan looks at: the series of [start, end), of which buckets from `judged_from` on are judged.
 
-    Made are those from `made_from` on, and those before it that something arrived for, `late`.
+    Made are those from `made_from` on, and those before it that something arrived for, `late`. Where that is all of
+    them, what is kept is of another log or of other metrics, and is not looked at.
     """
 
     start: datetime
@@ -71,6 +72,11 @@ class Stretch(NamedTuple):
     judged_from: datetime
     made_from: datetime
     late: Sequence[datetime] = ()
+
+    @property
+    def is_anew(self) -> bool:
+        """Whether every series of the stretch is made, so that none of those kept is needed."""
+        return self.made_from == self.start
 
 
 def scanned(
@@ -94,7 +100,7 @@ def scanned(
             f"--as-of {as_of:%Y-%m-%dT%H:%M:%SZ}: expected no later time than now, {clock:%Y-%m-%dT%H:%M:%SZ}"
         )
     last = known_of(lake, monitor)
-    stretch = looked_at(lake, monitor, last, as_of, since, inputs, clock)
+    stretch = looked_at(lake, monitor, last, inputs, as_of=as_of, since=since, clock=clock)
     end = stretch.end
     made = _made(lake, conf, inputs, stretch)
     panel = _panel(lake, monitor, made, stretch)
@@ -134,12 +140,17 @@ def looked_at(
     lake: Lakehouse,
     monitor: Monitor,
     last: Known | None,
+    inputs: Versions,
+    *,
     as_of: datetime | None,
     since: datetime | None,
-    inputs: Versions,
     clock: datetime,
 ) -> Stretch:
-    """What a scan looks at, by what the last one left."""
+    """What a scan looks at, by what the last one left.
+
+    The series are made anew where they have changed their meaning, where the last scan ended before all of them, and
+    where rows were removed from the log, whose series must not stay.
+    """
     known = not_ahead(last, monitor, clock)
     late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)
     upto = as_of if as_of is not None else reached(monitor, known, late, clock)
@@ -148,19 +159,20 @@ def looked_at(
         end = max(end, known.upto)
     start = floor(end - timedelta(days=monitor.series.history_days), _DAY)
     if known is None:
-        return Stretch(start, end, floor(since or end - _DAY, monitor.series.bucket), start)
+        first = floor(since or end - _DAY, monitor.series.bucket)
+        return Stretch(start, end, judged_from=first, made_from=start)
     judged_from = max(known.upto, start)
     if known.series_hash != series_hash(monitor) or known.upto < start or late is None:
-        return Stretch(start, end, judged_from, start)
-    return Stretch(start, end, judged_from, known.upto, [at for at in late.buckets if at < known.upto])
+        return Stretch(start, end, judged_from, made_from=start)
+    again = [at for at in late.buckets if at < known.upto]
+    return Stretch(start, end, judged_from, made_from=known.upto, late=again)
 
 
 def _panel(lake: Lakehouse, monitor: Monitor, made: Sequence[Made], stretch: Stretch) -> Panel:
     """The series of the stretch: those that are kept, with what was made."""
     kept = lake.read("monitor_series", where={"monitor_id": monitor.monitor_id})
     rows = [row for part in made for row in part.rows]
-    is_anew = stretch.made_from == stretch.start
-    return series.panel(kept.where(F.lit(not is_anew)), rows, monitor, start=stretch.start, end=stretch.end)
+    return series.panel(kept.where(F.lit(not stretch.is_anew)), rows, monitor, start=stretch.start, end=stretch.end)
 
 
 def decided_and_told(
@@ -314,17 +326,17 @@ def scan_again(
     lake = runtime.lakehouse(tick.sparkSession, conf)
     inputs = lake.versions(*READ)
     stamp = tracked.stamp | {"input_versions": inputs, "written_at": datetime.now(UTC)}
-    told = scanned(lake, conf, None, inputs, stamp, since=since)
-    view = told.view._replace(refresh_seconds=max(1, round(seconds)))
+    found = scanned(lake, conf, None, inputs, stamp, since=since)
+    view = found.view._replace(refresh_seconds=max(1, round(seconds)))
     written_pages(view, f"{lake.folder('monitor')}/{conf.the_monitor().monitor_id}")
-    going_on("tracking", partial(charted, told, tracked))
-    say(told, number)
+    going_on("tracking", partial(chart, found, tracked))
+    say(found, number)
 
 
-def charted(told: Scanned, tracked: Tracked) -> None:
-    """The run's metrics and series."""
-    tracked.run.metrics(metrics(told.view, told.waiting))
-    tracked.run.series(series_of(told.view, told.since))
+def chart(found: Scanned, tracked: Tracked) -> None:
+    """Logs the metrics and the series of the run."""
+    tracked.run.metrics(metrics(found.view, found.waiting))
+    tracked.run.series(series_of(found.view, found.since))
 
 
 def going_on(what: str, work: Callable[[], None]) -> None:
@@ -335,9 +347,9 @@ def going_on(what: str, work: Callable[[], None]) -> None:
         log.warning("%s: %s: %s", what, type(error).__name__, error)
 
 
-def say(scanned: Scanned, number: int) -> None:
-    """One line of progress."""
-    view = scanned.view
+def say(found: Scanned, number: int) -> None:
+    """Logs one line of progress."""
+    view = found.view
     delay = (view.written_at - view.upto).total_seconds()
     log.info("scan %d: judged up to %s (%.0f s ago): %s", number, f"{view.upto:%H:%M:%S}", delay, words(view))
 

@@ -22,6 +22,7 @@ from sklearn.base import ClassifierMixin
 
 from mltrust.contract import Contract
 from mltrust.errors import ConfError, DataError
+from mltrust.io.tracking import quiet
 from mltrust.replay import plan
 from mltrust.replay.spec import Replay
 
@@ -159,6 +160,7 @@ class Loader:
         """From inputs, one row each, to a number each."""
         if mlflow.get_tracking_uri() != self.tracking_uri:
             mlflow.set_tracking_uri(self.tracking_uri)
+        quiet()
         model = mlflow.pyfunc.load_model(self.uri)
         # Inputs come in the types of the signature. MLflow would check every batch, and refuse whole numbers with
         # missing ones, which pandas holds as floats.

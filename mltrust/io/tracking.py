@@ -133,12 +133,14 @@ def impatient() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
-def connect(server: Server) -> None:
-    """Points MLflow at the server and its experiment, which is made where it is missing.
-
-    A log is no place for bars that say how much of a model was read, unless the environment says otherwise.
-    """
+def quiet() -> None:
+    """Keeps bars that say how much of a model was read out of the logs, unless the environment says otherwise."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def connect(server: Server) -> None:
+    """Points MLflow at the server and its experiment, which is made where it is missing."""
+    quiet()
     if server.uri is not None:
         _make_database(server.uri)
         mlflow.set_tracking_uri(server.uri)

@@ -156,7 +156,7 @@ class Place:
         """The version that the alias names."""
         return str(self._client().get_model_version_by_alias("recommender", "champion").version)
 
-    def said(self) -> list[float]:
+    def answers(self) -> list[float]:
         """What the model that is named champion says of 0 and 1."""
         mlflow.set_tracking_uri(self._runs["uri"])
         model = mlflow.sklearn.load_model("models:/recommender@champion")

@@ -39,16 +39,16 @@ class Service(live.Place):
             "options": {"kafka.client.id": "${CLIENT_ID}"},
             "max_messages_per_batch": max_messages,
         }
-        self.told()
+        self.take()
 
-    def told(self, **kafka: object) -> None:
-        """Writes the conf, with what is changed in its section on Kafka."""
+    def take(self, **kafka: object) -> None:
+        """Writes into the conf what is taken from Kafka, with what is changed of it."""
         self.tell(ingest={"kafka": self._kafka | kafka, "max_reject_share": 1.0})
 
     def ingest(self) -> int:
         return self.job("ingest_logs").wait()
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """All that the processes printed."""
         return (self.folder / "ingest_logs.log").read_text()
 
@@ -73,7 +73,7 @@ def test_what_the_client_logged_to_a_broker_is_in_the_log_once(broker: Broker, t
     broken = [*lines("twice", prediction_score=0.1), b"{broken", b"", None]
     broker.send("predictions", [*lines("twice", "twice"), *broken])
     broker.send("predictions-outcomes", [json.dumps(each).encode() for each in OUTCOMES])
-    assert service.ingest() == Exit.PASS, service.said()[-3000:]
+    assert service.ingest() == Exit.PASS, service.printed()[-3000:]
     assert service.request_ids() == [*(f"r{at:03}" for at in range(500)), "twice"]
     assert [row["value"] for row in service.rows("outcomes")] == [1.0]
     (heartbeat,) = {(row["logged"], row["written"]) for row in service.rows("heartbeats") if row["logged"]}
@@ -110,7 +110,7 @@ def test_ingest_killed_while_messages_come_takes_every_one_once(broker: Broker, 
     assert waited(lambda: sum(row["records"] for row in service.rows("ingest_batches")) >= len(sent) + 100, 300)
     broker.send("killed", lines("last"))
     assert waited(lambda: "last" in service.request_ids(), 60)
-    assert waited(lambda: " 0 messages behind" in service.said(), 60)
+    assert waited(lambda: " 0 messages behind" in service.printed(), 60)
     assert running.terminate(60) == Exit.PASS, running.said()
     assert interrupted == 3
     assert service.request_ids() == sorted([*sent, "last"])
@@ -128,9 +128,9 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
     service = Service(broker, tmp_path, "mistakes")
 
     def says(**kafka: object) -> str:
-        service.told(**kafka)
+        service.take(**kafka)
         assert service.ingest() == Exit.INVALID
-        return service.said().strip().splitlines()[-1]
+        return service.printed().strip().splitlines()[-1]
 
     assert says(topics={"records": "never"}) == "ingest_logs: kafka:never: the brokers have no such topic"
     no_host = "ingest_logs: kafka:mistakes: no Kafka client can be made of the servers and options: No resolvable"
@@ -146,8 +146,8 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
         assert "kafka:mistakes: the brokers do not answer" in says(options=brief)
     finally:
         broker.start()
-    assert "Traceback" not in service.said()
-    service.told()
+    assert "Traceback" not in service.printed()
+    service.take()
     assert service.ingest() == Exit.PASS
     assert service.request_ids() == ["before"]
 
@@ -162,11 +162,11 @@ def test_lost_messages_are_said_with_the_folder_to_delete_and_the_rest_is_taken_
     broker.lose("lost", 3)
     assert service.ingest() == Exit.INVALID
     said = re.search(
-        r"ingest_logs: kafka:lost: messages that were not read yet are gone .*, delete (\S+): what", service.said()
+        r"ingest_logs: kafka:lost: messages that were not read yet are gone .*, delete (\S+): what", service.printed()
     )
-    assert said, service.said()[-3000:]
+    assert said, service.printed()[-3000:]
     broker.send("lost", lines("kept", "new"))
     shutil.rmtree(said[1])
-    assert service.ingest() == Exit.PASS, service.said()[-3000:]
+    assert service.ingest() == Exit.PASS, service.printed()[-3000:]
     assert service.request_ids() == ["kept", "new"]
     assert sum(row["duplicates"] for row in service.rows("ingest_batches")) == 1

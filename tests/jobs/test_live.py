@@ -40,7 +40,7 @@ def assert_rolled_back(place: live.Place, seen: live.Seen) -> None:
     assert seen.rolled_back is not None
     assert seen.recovered is not None
     assert seen.exit_code == Exit.PASS
-    assert place.said() == [0.0, 1.0]
+    assert place.answers() == [0.0, 1.0]
     acted = [row for row in place.rows("decisions") if row["action"] == "rollback"]
     assert sorted(row["state"] for row in acted) == ["done", "due"]
     assert {(row["from_version"], row["to_version"]) for row in acted} == {("2", "1")}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from pyspark.errors import AnalysisException
@@ -22,9 +22,20 @@ from mltrust.monitor.notices import Notice
 from mltrust.monitor.rules import Seen, carried_out, decide
 from mltrust.monitor.series import SeriesKey
 from mltrust.monitor.spec import Monitor, RollbackRule, SeriesMetric, SeriesSpec, Target
+from mltrust.spark import series
 from mltrust.spark.series import Arrived, Span, problems
 from mltrust.verdicts import Verdict
-from mltrust.watch import decided_and_told, going_on, not_ahead, reached, scanned, standing
+from mltrust.watch import (
+    Stretch,
+    decided_and_told,
+    going_on,
+    looked_at,
+    not_ahead,
+    reached,
+    scanned,
+    series_hash,
+    standing,
+)
 from tests.unit.conftest import SHIPPED
 from tests.unit.tables import Tables
 from tests.unit.test_monitor_incidents import finding
@@ -85,6 +96,49 @@ def test_a_monitor_that_was_carried_ahead_of_the_clock_comes_back() -> None:
     assert carried == known(datetime(2026, 11, 29, 12, 0, tzinfo=UTC))
     assert not_ahead(known(NOW - DAY), MONITOR, NOW) == known(NOW - DAY)
     assert not_ahead(None, MONITOR, NOW) is None
+
+
+class Erasable(Tables):
+    """A lakehouse whose log had rows removed since the last scan, or had not."""
+
+    def __init__(self, *, had_rows_removed: bool) -> None:
+        super().__init__()
+        self._had_rows_removed = had_rows_removed
+
+    def arrived(self, name: str, since: int, upto: int) -> str | None:
+        return None if self._had_rows_removed else name
+
+
+END = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)  # the minute that holds NOW, less what is let arrive late
+START = datetime(2026, 10, 3, tzinfo=UTC)  # the day that is 57 days before
+LATE = [END - 3 * DAY, END - 2 * MINUTE]
+
+
+@pytest.mark.parametrize(
+    ("last", "options", "expected"),
+    [
+        (None, {}, Stretch(START, END, END - DAY, START)),
+        (None, {"since": END - 3 * DAY}, Stretch(START, END, END - 3 * DAY, START)),
+        (END - 5 * MINUTE, {}, Stretch(START, END, END - 5 * MINUTE, END - 5 * MINUTE, LATE[:1])),
+        (END - MINUTE, {"as_of": NOW - DAY}, Stretch(START, END - MINUTE, END - MINUTE, END - MINUTE, LATE)),
+        (END - MINUTE, {"is_another": True}, Stretch(START, END, END - MINUTE, START)),
+        (END - MINUTE, {"had_rows_removed": True}, Stretch(START, END - MINUTE, END - MINUTE, START)),
+        (START - DAY, {}, Stretch(START, END, START, START)),
+    ],
+    ids=["first", "since", "what arrived", "nothing new", "other metrics", "removed rows", "long ago"],
+)
+def test_what_a_scan_looks_at_hangs_on_what_the_last_one_left(
+    monkeypatch: pytest.MonkeyPatch, last: datetime | None, options: dict[str, Any], expected: Stretch
+) -> None:
+    monkeypatch.setattr(series, "newest", lambda *_: NOW)
+    monkeypatch.setattr(series, "arrived", lambda *_: Arrived(LATE, NOW))
+    versions = {"inference_log": 7}
+    hashed = "another" if options.pop("is_another", False) else series_hash(MONITOR)
+    log = cast(Lakehouse, Erasable(had_rows_removed=options.pop("had_rows_removed", False)))
+    left = None if last is None else Known(last, versions, hashed)
+    found = looked_at(log, MONITOR, left, versions, **({"as_of": None, "since": None} | options), clock=NOW)
+    assert found == expected
+    assert found.is_anew == (expected.made_from == START)
 
 
 def test_an_as_of_that_is_yet_to_come_is_refused() -> None:
