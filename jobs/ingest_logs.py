@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from mltrust import landing, runtime
+from mltrust import landing, queries, runtime
 from mltrust.conf import Conf
 from mltrust.errors import DataError
 from mltrust.report.ingest import describe
@@ -32,7 +32,7 @@ def run(
     began = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
         if continuous:
-            runtime.until_stopped(landing.started(spark, conf, runtime.parse_seconds("--trigger", trigger)))
+            queries.until_stopped(landing.started(spark, conf, runtime.parse_seconds("--trigger", trigger)))
         elif not landing.ingest_all(spark, conf):
             raise DataError(
                 "no landing folder and no topic: expected files in "

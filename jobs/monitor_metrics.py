@@ -10,7 +10,7 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from mltrust import landing, runtime, watch
+from mltrust import landing, queries, runtime, watch
 from mltrust.conf import Conf, refuse
 from mltrust.errors import ConfError
 from mltrust.io import tracking
@@ -49,7 +49,7 @@ def run(
             tracking.impatient()
             scan = partial(watch.scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
             started = landing.started(spark, conf, seconds) if ingest else []
-            runtime.until_stopped([*started, runtime.every(spark, seconds, scan, f"monitor {monitor.monitor_id}")])
+            queries.until_stopped([*started, queries.every(spark, seconds, scan, f"monitor {monitor.monitor_id}")])
             return tracked.conclude(*watch.standing(lake, monitor))
         found = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
         page = watch.written_pages(found.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")

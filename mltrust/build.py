@@ -16,7 +16,7 @@ from mltrust.experiment.trial import History, Trial, wanted_since
 from mltrust.io.tables import Lakehouse, Versions
 from mltrust.metrics import MetricColumns
 from mltrust.runtime import Built
-from mltrust.spark import increments, plans, units
+from mltrust.spark import exposure, increments, outcome, plans, units
 from mltrust.spark.increments import Changed, Earlier
 from mltrust.spark.logs import kept
 
@@ -26,7 +26,7 @@ def earlier_build(lake: Lakehouse, before: Built, inputs: Versions) -> Earlier |
     rows, outcomes = (lake.arrived(name, before.input_versions[name], inputs[name]) for name in inputs)
     if rows is None or outcomes is None:
         return None
-    arrived = units.production(rows, before.as_of)
+    arrived = exposure.production(rows, before.as_of)
     if before.experiment_id == units.EVERYONE:
         return Earlier(before.as_of, None, arrived, outcomes)
     exposures = lake.read("exposures", lake.version("exposures"), where={"experiment_id": before.experiment_id})
@@ -37,12 +37,12 @@ def build_all(lake: Lakehouse, conf: Conf, as_of: datetime, inputs: Versions) ->
     """Replaces everything of the experiment."""
     experiment = conf.the_experiment()
     rows, outcomes = _read(lake, conf, as_of, inputs)
-    candidates = units.candidates(rows, experiment)
+    candidates = exposure.candidates(rows, experiment)
     built = Built(
-        experiment.experiment_id, as_of, conf.units_hash, inputs, experiment.start, units.unexposed(candidates)
+        experiment.experiment_id, as_of, conf.units_hash, inputs, experiment.start, exposure.unexposed(candidates)
     )
     where = {"experiment_id": experiment.experiment_id}
-    lake.replace(units.exposures(candidates, experiment), "exposures", where, built.metadata())
+    lake.replace(exposure.exposures(candidates, experiment), "exposures", where, built.metadata())
     days = _unit_days(rows, outcomes, lake.read("exposures", where=where), experiment, conf.columns, as_of)
     lake.replace(days, "unit_days", where, built.metadata())
     return built
@@ -54,14 +54,14 @@ def build_changed(
     """Replaces what changed since an earlier build, which lies before `reach`."""
     experiment, where = conf.the_experiment(), {"experiment_id": before.experiment_id}
     rows, outcomes = _read(lake, conf, reach, inputs)
-    candidates = units.candidates(increments.new_rows(rows, earlier), experiment)
+    candidates = exposure.candidates(increments.new_rows(rows, earlier), experiment)
     assert earlier.exposures is not None
-    exposures = units.merged_exposures(earlier.exposures, units.exposures(candidates, experiment))
+    exposures = exposure.merged(earlier.exposures, exposure.exposures(candidates, experiment))
     with (
         kept(exposures) as exposed,
         increments.changed(rows, outcomes, exposed, earlier, experiment, reach.date()) as changed,
     ):
-        more = units.unexposed(candidates)
+        more = exposure.unexposed(candidates)
         if not changed.days and not any(more.values()):
             return before, "nothing changed"
         if not changed.days:  # only more was left out: a commit that says so
@@ -118,8 +118,8 @@ def trial_tables(
     """The exposures and the unit_days of a trial, with the units' past where the experiment has covariates."""
     tried = trial.experiment
     rows, outcomes = _read(lake, conf, as_of, inputs, tried.past_since)
-    candidates = units.candidates(plans.carrying(rows, tried), tried)
-    with kept(units.exposures(candidates, tried)) as exposed:
+    candidates = exposure.candidates(plans.carrying(rows, tried), tried)
+    with kept(exposure.exposures(candidates, tried)) as exposed:
         days = _unit_days(rows, outcomes, exposed, tried, conf.columns, as_of)
         if tried.pre_days is not None:
             everyone = units.everyone(tried, tried.past_since)
@@ -130,7 +130,7 @@ def trial_tables(
 def _read(
     lake: Lakehouse, conf: Conf, as_of: datetime, inputs: Versions, since: date = date.min
 ) -> tuple[DataFrame, DataFrame]:
-    rows = units.production(lake.read("inference_log", inputs["inference_log"]), as_of)
+    rows = exposure.production(lake.read("inference_log", inputs["inference_log"]), as_of)
     units.refuse_unknown(rows, conf.columns, conf.the_experiment().trigger)
     return _since(rows, since), _since(lake.read("outcomes", inputs["outcomes"]), since)
 
@@ -147,9 +147,9 @@ def _unit_days(
     columns: MetricColumns,
     as_of: datetime,
 ) -> DataFrame:
-    current = units.current_outcomes(outcomes, units.corrected(outcomes), as_of)
-    resolved = units.resolved(current, rows, experiment)
-    counting = units.counted_outcomes(current, resolved, exposed, experiment)
+    current = outcome.current(outcomes, outcome.corrected(outcomes), as_of)
+    resolved = outcome.resolved(current, rows, experiment)
+    counting = outcome.counted(current, resolved, exposed, experiment)
     return units.unit_days(units.counted(rows, exposed, experiment), counting, experiment, columns)
 
 
@@ -164,9 +164,9 @@ def _changed_days(
     changed: Changed,
 ) -> Iterator[DataFrame]:
     """Rows of `unit_days` that are built again."""
-    current = units.current_outcomes(changed.on_days(outcomes), units.corrected(outcomes), reach)
+    current = outcome.current(changed.on_days(outcomes), outcome.corrected(outcomes), reach)
     with increments.resolved(current, rows, changed, experiment) as resolved:
-        counting = changed.of(units.counted_outcomes(current, resolved, exposed, experiment))
+        counting = changed.of(outcome.counted(current, resolved, exposed, experiment))
         counted = changed.of(units.counted(changed.on_days(rows), exposed, experiment))
         yield units.unit_days(counted, counting, experiment, columns)
 

@@ -10,12 +10,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from mltrust import runtime
+from mltrust import queries, runtime
 from mltrust.conf import Conf
 from mltrust.contract import Contract
 from mltrust.formats.files import Stream
 from mltrust.io.secrets import from_environment
-from mltrust.runtime import Running, Work
+from mltrust.queries import Running, Work
 from mltrust.spark import kafka, logs, mistakes
 from mltrust.spark.logs import Batch, Book
 from mltrust.spark.mistakes import Mistakes, operators_mistake
@@ -46,7 +46,7 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     """Takes what is new of the table in its landing folder and its topic; whether there is either."""
     found = inlets(spark, conf, table)
     for inlet, arrivals in found:
-        runtime.until_ended(_query(conf, inlet, arrivals, every=None))
+        queries.until_ended(_query(conf, inlet, arrivals, every=None))
     return bool(found)
 
 
@@ -60,7 +60,7 @@ def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
             for inlet, arrivals in inlets(spark, conf, table):
                 running.append(_query(conf, inlet, arrivals, every=seconds))
     except Exception:
-        runtime.end([each.query for each in running])
+        queries.end([each.query for each in running])
         raise
     return running
 

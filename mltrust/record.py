@@ -7,31 +7,34 @@ with Python values: event_time in microseconds since the epoch, event_date in da
 import base64
 import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from datetime import date, timedelta
 from typing import NamedTuple
 
+from mltrust.coercion import (
+    COERCE,
+    EPOCH,
+    RecordError,
+    shown,
+    to_double,
+    to_long,
+    to_string,
+    to_timestamp,
+    wrong_type,
+)
 from mltrust.contract import (
     EXPERIMENT_FIELDS,
     STATUS,
     TRAFFIC,
     Contract,
     Feature,
-    FeatureType,
     Reason,
     SchemaVersion,
 )
 
 Row = dict[str, object]
 _MICROS_A_DAY = 86_400_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Event times lie in [2000, 2100) UTC: in this range seconds, milliseconds and microseconds cannot be confused.
-_FIRST_SECOND, _END_SECOND = 946_684_800, 4_102_444_800
 TOO_DEEP = "nested too deeply to be read"
-_INTEGER = re.compile(r"[+-]?\d{1,40}\Z", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 
 
 class Rejected(NamedTuple):
@@ -48,112 +51,6 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class RecordError(ValueError):
-    """A record breaks its contract: `code` is the reason code, the message the reason in words."""
-
-    def __init__(self, code: Reason, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _given(value: object) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=True, default=str)
-    except RecursionError:
-        return "nested too deeply to be shown"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _wrong(field: str, value: object, expected: str) -> RecordError:
-    return RecordError(Reason.WRONG_TYPE, f"{field} is {_given(value)}, expected {expected}")
-
-
-def to_string(field: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise _wrong(field, value, "a string")
-
-
-def to_long(field: str, value: object) -> int:
-    if isinstance(value, str) and _INTEGER.match(value):
-        value = int(value)
-    elif isinstance(value, str) and _NUMBER.match(value):
-        value = float(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
-        return value
-    raise _wrong(field, value, "a 64-bit integer")
-
-
-def to_double(field: str, value: object) -> float:
-    if (isinstance(value, int | float) and not isinstance(value, bool)) or (
-        isinstance(value, str) and _NUMBER.match(value)
-    ):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    raise _wrong(field, value, "a finite number")
-
-
-def to_boolean(field: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    raise _wrong(field, value, "true or false")
-
-
-def to_timestamp(field: str, value: object) -> int:
-    """Microseconds since the epoch, from seconds, milliseconds or microseconds, or ISO 8601 with its UTC offset."""
-    if isinstance(value, str) and not _NUMBER.match(value):
-        return _from_iso(field, value)
-    if isinstance(value, str):
-        value = int(value) if _INTEGER.match(value) else float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        for per_second in (1, 1_000, 1_000_000):
-            if _FIRST_SECOND * per_second <= value < _END_SECOND * per_second:
-                return round(value * (1_000_000 // per_second))
-    raise RecordError(
-        Reason.BAD_TIMESTAMP,
-        f"{field} is {_given(value)}, expected seconds, milliseconds or microseconds since 1970 within "
-        "2000 to 2100, or ISO 8601 with its UTC offset",
-    )
-
-
-def _from_iso(field: str, value: str) -> int:
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise RecordError(
-            Reason.BAD_TIMESTAMP,
-            f"{field} is {_given(value)}, expected ISO 8601 with its UTC offset, as 2026-11-23T08:00:00Z",
-        )
-    try:
-        micros = (moment - _EPOCH) // timedelta(microseconds=1)
-    except OverflowError:  # an offset may push the year 1 or 9999 over the edge
-        micros = -1
-    if not _FIRST_SECOND * 1_000_000 <= micros < _END_SECOND * 1_000_000:
-        raise RecordError(Reason.BAD_TIMESTAMP, f"{field} is {_given(value)}, expected a time within 2000 to 2100")
-    return micros
-
-
-COERCE: Mapping[FeatureType, Callable[[str, object], object]] = {
-    "boolean": to_boolean,
-    "long": to_long,
-    "double": to_double,
-    "string": to_string,
-    "timestamp": to_timestamp,
-}
-
-
 def parse(raw: bytes) -> dict[str, object]:
     """The JSON object in `raw`; RecordError (unparsable) for anything else, and for a key given twice."""
     try:
@@ -168,7 +65,7 @@ def parse(raw: bytes) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise RecordError(Reason.UNPARSABLE, f"no JSON: {error}") from None
     if not isinstance(record, dict):
-        raise RecordError(Reason.UNPARSABLE, f"expected a JSON object, given {_given(record)}")
+        raise RecordError(Reason.UNPARSABLE, f"expected a JSON object, given {shown(record)}")
     return record
 
 
@@ -187,7 +84,7 @@ def _not_json(constant: str) -> object:
 def canonical(row: Row) -> str:
     """Canonical JSON of an accepted row: keys sorted, nulls left out, typed values, times in ISO 8601 UTC."""
     shown = row | {
-        "event_time": (_EPOCH + timedelta(microseconds=_int(row["event_time"]))).isoformat(timespec="microseconds"),
+        "event_time": (EPOCH + timedelta(microseconds=_int(row["event_time"]))).isoformat(timespec="microseconds"),
         "event_date": (date(1970, 1, 1) + timedelta(days=_int(row["event_date"]))).isoformat(),
     }
     return json.dumps(_without_nulls(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -241,7 +138,7 @@ class _Fields:
             return {}
         if isinstance(value, dict):
             return value
-        raise _wrong(name, value, "an object")
+        raise wrong_type(name, value, "an object")
 
     def keep(self, name: str, value: object) -> None:
         """Puts back what was inside `name` and is unknown."""
@@ -256,7 +153,7 @@ class _Fields:
         try:
             return json.dumps(left, sort_keys=True, ensure_ascii=False, allow_nan=False)
         except ValueError:  # 1e999 is read as infinity, which JSON cannot say
-            raise _wrong("an unknown field", self.left, "finite numbers") from None
+            raise wrong_type("an unknown field", self.left, "finite numbers") from None
 
 
 def _required(name: str, value: object) -> str:
@@ -272,7 +169,7 @@ def _optional(name: str, value: object) -> str | None:
 def _one_of(name: str, value: object, admitted: tuple[str, ...]) -> str:
     text = _required(name, value)
     if text not in admitted:
-        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {_given(text)}, expected one of {', '.join(admitted)}")
+        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {shown(text)}, expected one of {', '.join(admitted)}")
     return text
 
 
@@ -281,7 +178,7 @@ def _number(name: str, value: object, holds: Callable[[float], bool], expected: 
         return None
     number = to_double(name, value)
     if not holds(number):
-        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {_given(value)}, expected {expected}")
+        raise RecordError(Reason.OUTSIDE_DOMAIN, f"{name} is {shown(value)}, expected {expected}")
     return number
 
 
@@ -331,7 +228,7 @@ class RecordReader:
         given = next((record[name] for name in names if name in record), None)
         raise RecordError(
             Reason.UNKNOWN_SCHEMA_VERSION,
-            f"{' or '.join(names)} is {_given(given)}, expected one of {', '.join(self._contract.versions)}",
+            f"{' or '.join(names)} is {shown(given)}, expected one of {', '.join(self._contract.versions)}",
         )
 
     def _glimpse(self, record: dict[str, object]) -> tuple[str | None, str | None, tuple[dict[str, str | None], ...]]:
@@ -407,7 +304,7 @@ class RecordReader:
         if declared is None:
             raise RecordError(
                 Reason.UNKNOWN_FEATURE_VERSION,
-                f"feature_version is {_given(version)}, expected one of {', '.join(self._contract.features)}",
+                f"feature_version is {shown(version)}, expected one of {', '.join(self._contract.features)}",
             )
         given = fields.take_object(layout.wire_name("features"))
         values: Row = dict.fromkeys(self._feature_types)
@@ -422,7 +319,7 @@ class RecordReader:
         value = COERCE[feature.type](f"features.{name}", given)
         assert isinstance(value, bool | int | float | str)
         if not feature.domain.holds(value):
-            raise RecordError(Reason.OUTSIDE_DOMAIN, f"features.{name} is {_given(given)}, expected {feature.domain}")
+            raise RecordError(Reason.OUTSIDE_DOMAIN, f"features.{name} is {shown(given)}, expected {feature.domain}")
         return value
 
     def _experiments(self, layout: SchemaVersion, fields: _Fields) -> list[Row]:
@@ -435,12 +332,12 @@ class RecordReader:
         if given is None:
             return []
         if not isinstance(given, list):
-            raise _wrong("experiments", given, "an array of objects")
+            raise wrong_type("experiments", given, "an array of objects")
         experiments: list[Row] = []
         unknown: list[Row] = []
         for element in given:
             if not isinstance(element, dict):
-                raise _wrong("experiments", element, "an array of objects")
+                raise wrong_type("experiments", element, "an array of objects")
             experiments.append(
                 {
                     "experiment_id": _required("experiment_id", element.get("experiment_id")),
@@ -512,7 +409,7 @@ class HeartbeatReader:
         given = record[HEARTBEAT]
         try:
             if not isinstance(given, dict):
-                raise _wrong(HEARTBEAT, given, "an object")
+                raise wrong_type(HEARTBEAT, given, "an object")
             return self._row(given)
         except RecordError as error:
             return Rejected(error.code, str(error))

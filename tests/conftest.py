@@ -45,7 +45,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def spark(workplace: Path) -> Iterator["SparkSession"]:
     """A local session with Delta, as the jobs make it."""
     from mltrust import runtime
-    from mltrust.conf import Settings
+    from mltrust.settings import Settings
 
     # Models of the tests are classes of theirs, which the workers must find from any folder.
     tuned = {"spark.sql.shuffle.partitions": "2", "spark.executorEnv.PYTHONPATH": str(ROOT), **_SHORT_QUERIES}

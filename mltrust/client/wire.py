@@ -17,8 +17,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 from uuid import UUID
 
+from mltrust.coercion import RecordError, to_timestamp
 from mltrust.contract import OPTIONAL, REQUIRED, Contract, Reason
-from mltrust.record import HEARTBEAT, OutcomeReader, RecordError, RecordReader, Rejected, Row, to_timestamp
+from mltrust.record import HEARTBEAT, OutcomeReader, RecordReader, Rejected, Row
 
 SCHEMA_VERSION = "v02"
 #: Inside the object that stands for a value that JSON cannot say.

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from mltrust.coercion import RecordError
 from mltrust.contract import Contract, Reason
 from mltrust.formats import avro, protobuf
 from mltrust.formats.pieces import Broken, Piece, broken
@@ -15,7 +16,6 @@ from mltrust.record import (
     TOO_DEEP,
     HeartbeatReader,
     OutcomeReader,
-    RecordError,
     RecordReader,
     Rejected,
     Row,

@@ -7,8 +7,8 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from mltrust.conf import Settings
 from mltrust.errors import DataError
+from mltrust.settings import Settings
 from mltrust.simulate.faults import OUTCOME_FAULTS, RECORD_FAULTS
 from mltrust.simulate.models import Served, scored
 from mltrust.simulate.spec import Simulation

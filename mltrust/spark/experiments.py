@@ -53,16 +53,13 @@ from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import HistogramColumn, Metric
 from mltrust.slices import Slice, name_slice
-from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
-from mltrust.spark.quantiles import quantile_states
-from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
-from mltrust.spark.units import (
+from mltrust.spark.exposure import rejected
+from mltrust.spark.frames import (
     capped_column,
     exposed_units,
     mature_column,
     overlap_column,
     quantile_caps,
-    rejected,
     squares_column,
     trend_column,
     unit_frame,
@@ -71,6 +68,9 @@ from mltrust.spark.units import (
     with_kept_values,
     with_overlaps,
 )
+from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.quantiles import quantile_states
+from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
 from mltrust.states.replicates import Replicates
 
 

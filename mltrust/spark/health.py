@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.health import UNKNOWN, LogDay, OutcomeDay
-from mltrust.spark import units
+from mltrust.spark import outcome
 
 _MODEL_DAY = ("model_name", "model_version", "day")
 _CELL = ("schema_version", "feature_version", "traffic", "status", "lag")
@@ -48,10 +48,10 @@ def outcome_days(outcomes: DataFrame, log: DataFrame, *, start: date, end: date,
     any traffic, not later than itself and at most `match_days` UTC days before. Corrections of any day before `end`
     are taken in.
     """
-    corrections = units.corrected(outcomes.where(F.col("event_date") < F.lit(end)))
-    highest = units.highest_revisions(_dated(outcomes, start, end), corrections).withColumn("lag", _lag())
+    corrections = outcome.corrected(outcomes.where(F.col("event_date") < F.lit(end)))
+    highest = outcome.highest_revisions(_dated(outcomes, start, end), corrections).withColumn("lag", _lag())
     rows = _dated(log, start - timedelta(days=match_days), end).select(*_REQUEST)
-    belongs = units.follows() & (F.col("r.event_date") >= F.date_sub("o.event_date", match_days))
+    belongs = outcome.follows() & (F.col("r.event_date") >= F.date_sub("o.event_date", match_days))
     each = (
         highest.alias("o")
         .join(rows.alias("r"), belongs, "left")

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.experiment.spec import Experiment
-from mltrust.spark import units
+from mltrust.spark import exposure, outcome
 from mltrust.spark.logs import kept
 
 
@@ -99,7 +99,7 @@ def _days(rows: DataFrame, day: str = "event_date") -> list[date]:
 def _of_late_rows(
     late_rows: DataFrame, exposed: DataFrame | None, earlier: Earlier, experiment: Experiment
 ) -> Iterator[DataFrame]:
-    late = units.unit_rows(late_rows, experiment).select("unit", F.col("event_date").alias("day"))
+    late = exposure.unit_rows(late_rows, experiment).select("unit", F.col("event_date").alias("day"))
     if exposed is None or earlier.exposures is None:
         yield late.where(F.col("unit").isNotNull())
         return
@@ -147,7 +147,7 @@ def _touched_outcomes(
 
 def _of_outcomes(touched: DataFrame, rows: DataFrame, experiment: Experiment) -> Iterator[DataFrame]:
     """Units to which a touched outcome counted, or counts now: every unit of its request, or its own."""
-    started = units.unit_rows(rows.where(F.col("event_date") >= F.lit(experiment.start)), experiment)
+    started = exposure.unit_rows(rows.where(F.col("event_date") >= F.lit(experiment.start)), experiment)
     requests = started.where(F.col("unit").isNotNull()).select("request_id", "unit")
     keyed = touched.where(F.col("request_id").isNotNull()).select("request_id", F.col("event_date").alias("day"))
     yield keyed.join(requests, "request_id").select("unit", "day")
@@ -158,17 +158,17 @@ def _of_outcomes(touched: DataFrame, rows: DataFrame, experiment: Experiment) ->
 
 @contextmanager
 def resolved(outcomes: DataFrame, rows: DataFrame, changed: Changed, experiment: Experiment) -> Iterator[DataFrame]:
-    """As `units.resolved`: on their own day first, and only what is not found there on earlier days.
+    """As `outcome.resolved`: on their own day first, and only what is not found there on earlier days.
 
     The last row before an outcome is on its own day where there is one; most outcomes follow soon, and a day whose
     outcomes all do is resolved without a look at older days. There only ids and times are read.
     """
     with kept(outcomes.where(F.col("request_id").isNotNull())) as keyed:
-        near = units.resolved(keyed, changed.on_days(rows), experiment, same_day=True)
+        near = outcome.resolved(keyed, changed.on_days(rows), experiment, same_day=True)
         with kept(keyed.join(near, ["outcome_id", "event_date"], "left_anti")) as rest:
             last = rest.agg(F.max("event_date").alias("day")).first()
             if last is None or last["day"] is None:
                 yield near
                 return
             before = (F.col("event_date") >= F.lit(experiment.start)) & (F.col("event_date") < F.lit(last["day"]))
-            yield near.unionByName(units.resolved(rest, rows.where(before), experiment))
+            yield near.unionByName(outcome.resolved(rest, rows.where(before), experiment))

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
 from mltrust.experiment.trial import History, Trial
-from mltrust.spark.units import unit_rows
+from mltrust.spark.exposure import unit_rows
 
 
 def exposing(rows: DataFrame, experiment: Experiment) -> DataFrame:

@@ -24,7 +24,7 @@ from mltrust.monitor.cells import EVERY_VERSION, MAX_VALUES, NO_ARM, Cells, Row,
 from mltrust.monitor.series import Columns, Panel, SeriesKey
 from mltrust.monitor.spec import Monitor, SeriesMetric
 from mltrust.slices import MISSING, OTHER, OVERALL, Slice, name_slice
-from mltrust.spark import units
+from mltrust.spark import exposure, outcome
 
 _UNKNOWN, _WHOLE = "(unknown)", Slice(*OVERALL)
 _LABELS = ("bucket", "model_version", "arm")
@@ -172,8 +172,8 @@ def of_outcomes(sources: Sources, monitor: Monitor, name: str, span: Span, *, ma
     rows = _rows(sources.log, monitor, span)
     days = span.dates(timedelta(hours=metric.maturity_hours))
     told = sources.outcomes.where((F.col("name") == metric.outcome) & F.col("event_date").isin(days))
-    held = units.highest_revisions(told, units.corrected(sources.outcomes)).where(F.col("value").isNotNull())
-    in_time = units.follows() & (F.col("o.event_time") <= F.col("r.event_time") + matures)
+    held = outcome.highest_revisions(told, outcome.corrected(sources.outcomes)).where(F.col("value").isNotNull())
+    in_time = outcome.follows() & (F.col("o.event_time") <= F.col("r.event_time") + matures)
     keys = [F.col(f"r.{key}") for key in (*_keys(monitor), "request_id")]
     followed = (
         rows.alias("r")
@@ -212,7 +212,7 @@ def _rows(log: DataFrame, monitor: Monitor, span: Span) -> DataFrame:
     added = {
         "bucket": _bucket("event_time", monitor.series.bucket_seconds),
         "arm": _arm(monitor),
-        **{f"slice_{name}": units.slice_value(name, slicing) for name in slicing.attributes},
+        **{f"slice_{name}": exposure.slice_value(name, slicing) for name in slicing.attributes},
     }
     return rows.withColumns(added)
 

@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DateType, DoubleType, StructType, TimestampType
 
-from mltrust.spark import units
+from mltrust.spark import outcome
 from mltrust.training import N_PARTS, Exported, Label, Split, TrainingSet, content_hash
 
 _LOGGED = ("event_date", "request_id", "model_name", "model_version", "item_id", "event_time", "unit_id",
@@ -79,7 +79,7 @@ def labelled(rows: DataFrame, outcomes: DataFrame, label: Label, as_of: datetime
     key = "request_id" if label.by == "request" else "unit_id"
     before = outcomes.where(F.col("event_date") < F.lit(as_of.date()))
     later = before.where(F.col("event_date") >= F.lit(since))
-    highest = units.highest_revisions(later, units.corrected(before))
+    highest = outcome.highest_revisions(later, outcome.corrected(before))
     told = highest.where((F.col("name") == label.outcome) & F.col("value").isNotNull() & F.col(key).isNotNull())
     # Sorted, so that a sum does not depend on the order in which outcomes meet.
     sorted_of_key = F.array_sort(F.collect_list(F.struct("event_time", "outcome_id", "item_id", "value")))

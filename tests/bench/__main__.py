@@ -13,11 +13,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mltrust import conf, runtime
-from mltrust.conf import Settings
 from mltrust.contract import Contract
 from mltrust.formats import avro, protobuf
 from mltrust.formats.files import WireReader
 from mltrust.record import RecordReader
+from mltrust.settings import Settings
 from mltrust.spark.moments import Block, CellSet, cells
 from tests.bench.client import client
 

@@ -25,11 +25,11 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from mltrust import runtime
-from mltrust.conf import Settings
 from mltrust.io import models as registry
 from mltrust.replay.compare import CANDIDATE, CHAMPION, Role
 from mltrust.replay.perturb import Context, Spread
 from mltrust.replay.spec import Perturbation
+from mltrust.settings import Settings
 from mltrust.spark.scoring import Input, Scorer, Task, scored
 from tests.bench.__main__ import seconds
 

@@ -25,7 +25,7 @@ from mltrust.simulate.spec import Plant, Simulation
 from mltrust.simulate.traffic import instant, live, purchases, served
 from mltrust.simulate.truth import planted
 from mltrust.simulate.wire import LATEST_OUTCOME_DAYS
-from mltrust.spark import experiments, units
+from mltrust.spark import experiments, exposure, outcome, units
 from mltrust.verdicts import Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -71,11 +71,11 @@ def readouts(spark: SparkSession, simulation: Simulation, confs: Sequence[Conf])
     as_of = datetime.combine(over, time(), UTC)
     rows = served(live(spark, simulation), simulation).localCheckpoint()
     log, outcomes = log_of(rows, simulation), outcomes_of(rows, simulation)
-    production = units.production(log, as_of)
-    current = units.current_outcomes(outcomes, units.corrected(outcomes), as_of)
+    production = exposure.production(log, as_of)
+    current = outcome.current(outcomes, outcome.corrected(outcomes), as_of)
     exposures = {
-        each.the_experiment().experiment_id: units.exposures(
-            units.candidates(production, each.the_experiment()), each.the_experiment()
+        each.the_experiment().experiment_id: exposure.exposures(
+            exposure.candidates(production, each.the_experiment()), each.the_experiment()
         ).localCheckpoint()
         for each in confs
     }
@@ -86,7 +86,7 @@ def readouts(spark: SparkSession, simulation: Simulation, confs: Sequence[Conf])
         days = [
             units.unit_days(
                 units.counted(production, exposed, of),
-                units.counted_outcomes(current, units.resolved(current, production, of), exposed, of),
+                outcome.counted(current, outcome.resolved(current, production, of), exposed, of),
                 of,
                 columns,
             )

@@ -3,12 +3,14 @@
 import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -53,18 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def copied_conf(folder: Path, *, n_units: int) -> Path:
     """The shipped conf in `folder`, with a smaller simulation."""
     copy = shutil.copytree(ROOT / "conf", folder / "conf")
-    demo = copy / "simulations" / "demo.yaml"
-    text = demo.read_text()
-    assert "n_units: 28000" in text
-    assert "seed: 40" in text
-    # So few units show the planted reversal with some seeds only.
-    small = text.replace("n_units: 28000", f"n_units: {n_units}\ntraining_units: 500").replace("seed: 40", "seed: 43")
-    # A week of drift, and weeks as windows: so few units have too few rows on a day.
-    assert "from_day: 20" in small
-    demo.write_text(small.replace("from_day: 20", "from_day: 14"))
-    monitor = copy / "monitors" / "recommender.yaml"
-    monitor.write_text(monitor.read_text().replace("drift:\n", "drift:\n  window_days: 7\n"))
+    with changed(copy / "simulations/demo.yaml") as demo:
+        # So few units show the planted reversal with some seeds only.
+        demo |= {"n_units": n_units, "training_units": 500, "seed": 43}
+        # A week of drift, and weeks as windows: so few units have too few rows on a day.
+        demo["drifts"]["price_in_cents"]["from_day"] = 14
+    with changed(copy / "monitors/recommender.yaml") as monitor:
+        monitor["drift"]["window_days"] = 7
     return copy
+
+
+@contextmanager
+def changed(path: Path) -> Iterator[dict[str, Any]]:
+    """What a YAML file holds, written back with what the block changes of it."""
+    plain = yaml.safe_load(path.read_text())
+    yield plain
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
 class World(NamedTuple):

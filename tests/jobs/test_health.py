@@ -14,9 +14,10 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from jobs import report_log_health
-from mltrust.conf import Conf, Health
+from mltrust.conf import Conf
 from mltrust.health import UNKNOWN
 from mltrust.io.tables import Lakehouse
+from mltrust.settings import Health
 from mltrust.verdicts import Exit, Verdict
 from tests.jobs.conftest import AS_OF, World
 from tests.jobs.test_ingest import Log, lines

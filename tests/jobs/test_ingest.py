@@ -31,6 +31,7 @@ from mltrust.errors import DataError
 from mltrust.formats import avro, protobuf
 from mltrust.io.tables import Lakehouse
 from mltrust.record import RecordReader
+from mltrust.settings import Ingest
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
 from tests.unit.test_record import BAD, V01, v02
@@ -187,7 +188,7 @@ def test_a_day_is_ingested_without_reading_the_files_of_other_days(log: Log) -> 
 
 @pytest.mark.slow
 def test_too_many_rejects_end_with_a_breach(log: Log) -> None:
-    log.conf = replace(log.conf, settings=replace(log.conf.settings, ingest=conf.Ingest(max_reject_share=0.4)))
+    log.conf = replace(log.conf, settings=replace(log.conf.settings, ingest=Ingest(max_reject_share=0.4)))
     log.land("half.jsonl", [*lines("r1"), b"{"])
     assert log.ingest() == Exit.BREACH
 

@@ -21,7 +21,7 @@ from mltrust.experiment.spec import Experiment, Sample, Search
 from mltrust.metrics import Metric, prediction_columns
 from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
-from mltrust.spark.units import value_column
+from mltrust.spark.frames import value_column
 from tests.conftest import CountJobs
 
 AS_OF = datetime(2026, 10, 20, tzinfo=UTC)

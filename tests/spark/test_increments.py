@@ -16,8 +16,8 @@ from mltrust.experiment.spec import Experiment
 from mltrust.runtime import Built
 from mltrust.slices import Slicing
 from tests.conftest import ROOT
+from tests.spark.built import COLUMNS, EXPERIMENT, LOG, OUTCOMES, SPEED, an_outcome, at, row
 from tests.spark.frames import frame
-from tests.spark.test_units import COLUMNS, EXPERIMENT, LOG, OUTCOMES, SPEED, at, outcome, row
 
 Values = tuple[object, ...]
 _KEYS = {"inference_log": (0, 2, 3, 5, 6, 7), "outcomes": (0, 2, 3)}
@@ -140,7 +140,7 @@ def random_row(rng: random.Random) -> Values:
 
 def random_outcome(rng: random.Random) -> Values:
     by_request = rng.random() < 0.7
-    return outcome(
+    return an_outcome(
         at(rng.randint(5, 9), rng.randint(0, 23)),
         f"o{rng.randint(0, 14)}",
         rng.choice(["click", "sale"]),
@@ -241,7 +241,7 @@ class Grown:
     def __init__(self, spark: SparkSession, shipped: Conf) -> None:
         self.lake, self.conf = MemoryLake(spark), of(shipped, EXPERIMENT)
         self.lake.insert("inference_log", [row(at(5), "r1", "a", variant="c"), row(at(6), "r2", "b", variant="t")])
-        self.lake.insert("outcomes", [outcome(at(6), "o1", "sale", 5.0, request="r1")])
+        self.lake.insert("outcomes", [an_outcome(at(6), "o1", "sale", 5.0, request="r1")])
         self.before = build(self.lake, self.conf, None, at(7, 0))
 
     def then(self, rows: Sequence[Values] = (), outcomes: Sequence[Values] = ()) -> dict[tuple[str, int], object]:
@@ -257,18 +257,20 @@ def grown(spark: SparkSession, shipped: Conf) -> Grown:
 
 
 def test_a_late_correction_replaces_what_was_counted(grown: Grown) -> None:
-    found = grown.then(outcomes=[outcome(at(7), "o1", "sale", 2.0, request="r1", revision=1)])
+    found = grown.then(outcomes=[an_outcome(at(7), "o1", "sale", 2.0, request="r1", revision=1)])
     assert found == {("a", 5): None, ("a", 7): 2.0, ("b", 6): None}
 
 
 def test_a_retraction_takes_back_a_day_that_held_nothing_else(grown: Grown) -> None:
-    found = grown.then(outcomes=[outcome(at(6), "o1", "sale", None, request="r1", revision=3)])
+    found = grown.then(outcomes=[an_outcome(at(6), "o1", "sale", None, request="r1", revision=3)])
     assert found == {("a", 5): None, ("b", 6): None}
 
 
 @pytest.mark.slow
 def test_a_late_row_exposes_its_unit_earlier_and_everything_since_counts(grown: Grown) -> None:
-    found = grown.then([row(at(5, 1), "r0", "b", variant="c")], [outcome(at(6, 1), "o2", "sale", 7.0, request="r0")])
+    found = grown.then(
+        [row(at(5, 1), "r0", "b", variant="c")], [an_outcome(at(6, 1), "o2", "sale", 7.0, request="r0")]
+    )
     assert found == {("a", 5): None, ("a", 6): 5.0, ("b", 5): None, ("b", 6): 7.0}
     exposed = grown.lake.exposures()["b"]
     assert isinstance(exposed, dict)
@@ -277,7 +279,7 @@ def test_a_late_row_exposes_its_unit_earlier_and_everything_since_counts(grown: 
 
 @pytest.mark.slow
 def test_an_outcome_waits_for_its_request(grown: Grown) -> None:
-    found = grown.then(outcomes=[outcome(at(6), "o2", "sale", 3.0, request="r9")])
+    found = grown.then(outcomes=[an_outcome(at(6), "o2", "sale", 3.0, request="r9")])
     assert ("a", 6) in found
     grown.before = replace_as_of(grown)
     found = grown.then([row(at(6, 1), "r9", "a", variant="c")])

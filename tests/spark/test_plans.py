@@ -12,10 +12,10 @@ from mltrust.experiment.plan import Plan
 from mltrust.experiment.spec import Experiment
 from mltrust.experiment.trial import History, Trial
 from mltrust.metrics import Metric
-from mltrust.spark import experiments, plans, units
+from mltrust.spark import experiments, exposure, outcome, plans, units
+from tests.spark.built import AS_OF as MIDNIGHT
+from tests.spark.built import COLUMNS, EXPERIMENT, LOG, OUTCOMES, an_outcome, at, row
 from tests.spark.frames import frame
-from tests.spark.test_units import AS_OF as MIDNIGHT
-from tests.spark.test_units import COLUMNS, EXPERIMENT, LOG, OUTCOMES, at, outcome, row
 
 AS_OF = MIDNIGHT.replace(day=26)
 PLANNED = replace(
@@ -49,10 +49,10 @@ def log(spark: SparkSession) -> DataFrame:
 @pytest.fixture(scope="module")
 def clicks(spark: SparkSession) -> DataFrame:
     told = [
-        outcome(at(4), "o1", request="r1"),
-        outcome(at(6, 11), "o2", request="r1"),  # of a request before the trial
-        outcome(at(7), "o3", request="r2"),
-        outcome(at(16), "o4", request="r5"),  # the window of two days is over
+        an_outcome(at(4), "o1", request="r1"),
+        an_outcome(at(6, 11), "o2", request="r1"),  # of a request before the trial
+        an_outcome(at(7), "o3", request="r2"),
+        an_outcome(at(16), "o4", request="r5"),  # the window of two days is over
     ]
     return frame(spark, told, OUTCOMES)
 
@@ -77,10 +77,10 @@ def test_a_condition_that_cannot_be_read_on_a_record_is_a_conf_error(log: DataFr
 def test_units_enter_when_first_seen_with_what_was_known_then(log: DataFrame) -> None:
     trial = trial_of(PLANNED)
     assert (trial.start, trial.weeks) == (date(2026, 10, 5), 3)
-    candidates = units.candidates(plans.carrying(log, trial.experiment), trial.experiment)
+    candidates = exposure.candidates(plans.carrying(log, trial.experiment), trial.experiment)
     found = {
         row["unit_id"]: (row["first_exposure"].date(), row["variant"], row["slice_values"]["device"])
-        for row in units.exposures(candidates, trial.experiment).collect()
+        for row in exposure.exposures(candidates, trial.experiment).collect()
     }
     assert found == {
         "a": (date(2026, 10, 6), "c", "tv"),
@@ -94,16 +94,16 @@ def test_weeks_are_phases_and_values_count_as_the_experiment_will_count_them(
 ) -> None:
     trial = trial_of(PLANNED)
     tried = trial.experiment
-    exposed = units.exposures(units.candidates(plans.carrying(log, tried), tried), tried)
-    current = units.current_outcomes(clicks, units.corrected(clicks), AS_OF)
-    resolved = units.resolved(current, log, tried)
+    exposed = exposure.exposures(exposure.candidates(plans.carrying(log, tried), tried), tried)
+    current = outcome.current(clicks, outcome.corrected(clicks), AS_OF)
+    resolved = outcome.resolved(current, log, tried)
     everyone = units.everyone(tried, tried.past_since)
     days = units.unit_days(
-        units.counted(log, exposed, tried), units.counted_outcomes(current, resolved, exposed, tried), tried, COLUMNS
+        units.counted(log, exposed, tried), outcome.counted(current, resolved, exposed, tried), tried, COLUMNS
     ).unionByName(
         units.unit_days(
             units.counted(log, None, everyone),
-            units.counted_outcomes(current, resolved, None, everyone),
+            outcome.counted(current, resolved, None, everyone),
             everyone,
             COLUMNS,
         )
@@ -142,5 +142,5 @@ def test_copies_count_before_the_end_of_their_week(spark: SparkSession) -> None:
 def test_the_trial_of_requests_has_a_unit_for_each(log: DataFrame) -> None:
     requests = replace(PLANNED, unit="request", pre_days=None)
     tried = trial_of(requests).experiment
-    exposed = units.exposures(units.candidates(plans.carrying(log, tried), tried), tried)
+    exposed = exposure.exposures(exposure.candidates(plans.carrying(log, tried), tried), tried)
     assert {row["unit_id"] for row in exposed.collect()} == {"r2", "r3", "r4", "r5", "r6", "r7"}

@@ -3,7 +3,7 @@
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from mltrust import runtime
+from mltrust import queries
 from mltrust.errors import ConfError
 
 
@@ -12,7 +12,7 @@ def test_an_error_of_ours_inside_a_query_is_what_the_process_ends_with(spark: Sp
         raise ConfError(f"limits.max_cells: reached in scan {number}")
 
     with pytest.raises(ConfError, match=r"^limits.max_cells: reached in scan 0$"):
-        runtime.until_stopped([runtime.every(spark, 1, fails, "failing")])
+        queries.until_stopped([queries.every(spark, 1, fails, "failing")])
 
 
 def test_a_fault_of_ours_inside_a_query_is_not_hidden(spark: SparkSession) -> None:
@@ -20,5 +20,5 @@ def test_a_fault_of_ours_inside_a_query_is_not_hidden(spark: SparkSession) -> No
         raise KeyError("a fault")
 
     with pytest.raises(Exception, match="KeyError: 'a fault'"):
-        runtime.until_stopped([runtime.every(spark, 1, fails, "faulty")])
+        queries.until_stopped([queries.every(spark, 1, fails, "faulty")])
     assert spark.streams.active == []

@@ -14,10 +14,11 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from mltrust.conf import Settings, read
+from mltrust.conf import read
 from mltrust.contract import Contract, Reason
 from mltrust.errors import DataError
 from mltrust.record import OutcomeReader, RecordReader, Rejected, Row
+from mltrust.settings import Settings
 from mltrust.simulate import landing, models, traffic
 from mltrust.simulate.chance import Chance
 from mltrust.simulate.faults import DUPLICATE

@@ -646,7 +646,7 @@ new = {{name.partition('.')[0] for name in set(sys.modules) - before}}
 strange = new - set(sys.stdlib_module_names) - {{'mltrust'}}
 assert not strange, strange
 loaded = {{name for name in sys.modules if name.startswith('mltrust.')}}
-allowed = ('mltrust.client', 'mltrust.contract', 'mltrust.record', 'mltrust.errors')
+allowed = ('mltrust.client', 'mltrust.contract', 'mltrust.coercion', 'mltrust.record', 'mltrust.errors')
 assert all(name.startswith(allowed) for name in loaded), loaded
 """
     # -S: no site-packages, as after pip install --no-deps.

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from mltrust import conf
-from mltrust.conf import Settings
 from mltrust.contract import Contract
 from mltrust.errors import ConfError
 from mltrust.experiment.spec import Experiment
+from mltrust.settings import Settings
 from tests.unit.conftest import SHIPPED, edited
 
 

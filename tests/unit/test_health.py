@@ -8,7 +8,6 @@ from math import inf, isnan, nan
 
 import pytest
 
-from mltrust.conf import Health
 from mltrust.health import (
     UNKNOWN,
     Judged,
@@ -23,6 +22,7 @@ from mltrust.health import (
 )
 from mltrust.report.figures import volume
 from mltrust.report.health import markdown, metrics, seconds
+from mltrust.settings import Health
 from mltrust.verdicts import Verdict
 
 END = date(2026, 10, 8)

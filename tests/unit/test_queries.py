@@ -13,11 +13,11 @@ from unittest import mock
 import pytest
 import yaml
 
-from mltrust import conf, landing, runtime
+from mltrust import conf, landing, queries
 from mltrust.conf import Conf
 from mltrust.errors import ConfError, DataError
 from mltrust.landing import Inlet
-from mltrust.runtime import Running, Work
+from mltrust.queries import Running, Work
 from mltrust.spark import kafka
 from mltrust.spark.mistakes import FOLDER, TOPIC, Mistakes, operators_mistake
 from tests.unit.conftest import SHIPPED
@@ -134,7 +134,7 @@ def test_an_error_of_ours_is_kept_and_another_is_explained_once_it_is_logged(
     assert theirs.explained(unknown) is unknown
 
 
-until_stopped = partial(runtime.until_stopped, look_seconds=0.02)
+until_stopped = partial(queries.until_stopped, look_seconds=0.02)
 
 
 class Query:
@@ -172,9 +172,9 @@ class Query:
 
 
 def test_queries_end_between_two_batches_and_at_a_deadline_that_is_one_for_all() -> None:
-    began, queries = time.monotonic(), [Query(60), Query(60), Query(0.2), Query(0)]
-    runtime.end(queries, patience=0.5)
-    took = [[round(at - began, 1) for at in query.stopped_at] for query in queries]
+    began, running = time.monotonic(), [Query(60), Query(60), Query(0.2), Query(0)]
+    queries.end(running, patience=0.5)
+    took = [[round(at - began, 1) for at in query.stopped_at] for query in running]
     assert [len(each) for each in took] == [1, 1, 1, 1]
     assert time.monotonic() - began < 5
     assert took[3][0] < took[2][0] < took[0][0] == took[1][0]
@@ -235,7 +235,7 @@ def test_a_query_that_is_waited_for_no_more_is_ended() -> None:
 
     query = Interrupted(60)
     with pytest.raises(KeyboardInterrupt):
-        runtime.until_ended(Running(query, Work(lambda *_: None)))
+        queries.until_ended(Running(query, Work(lambda *_: None)))
     assert len(query.stopped_at) == 1
 
 
