@@ -32,7 +32,7 @@ def run(
     began = datetime.now(UTC)
     with runtime.tracked("ingest_logs", conf, as_of, lake, {}) as tracked:
         if continuous:
-            queries.until_stopped(landing.started(spark, conf, runtime.parse_seconds("--trigger", trigger)))
+            queries.until_stopped(landing.starting(spark, conf, runtime.parse_seconds("--trigger", trigger)))
         elif not landing.ingest_all(spark, conf):
             raise DataError(
                 "no landing folder and no topic: expected files in "

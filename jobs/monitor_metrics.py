@@ -7,6 +7,7 @@ process also takes in landing files and topics.
 import sys
 from datetime import datetime
 from functools import partial
+from itertools import chain
 
 from pyspark.sql import SparkSession
 
@@ -48,8 +49,9 @@ def run(
             seconds = runtime.parse_seconds("--trigger", trigger)
             tracking.impatient()
             scan = partial(watch.scan_again, conf=conf, tracked=tracked, since=first, seconds=seconds)
-            started = landing.started(spark, conf, seconds) if ingest else []
-            queries.until_stopped([*started, queries.every(spark, seconds, scan, f"monitor {monitor.monitor_id}")])
+            ingesting = landing.starting(spark, conf, seconds) if ingest else ()
+            watching = queries.every(spark, seconds, scan, f"monitor {monitor.monitor_id}")
+            queries.until_stopped(chain(ingesting, watching))
             return tracked.conclude(*watch.standing(lake, monitor))
         found = watch.scanned(lake, conf, as_of, inputs, tracked.stamp, since=first)
         page = watch.written_pages(found.view, f"{lake.folder('monitor')}/{monitor.monitor_id}")

@@ -1,7 +1,7 @@
 """Landing files and topics taken into the log and the outcomes: every record once, rejects, balanced books."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -50,23 +50,20 @@ def ingest_table(spark: SparkSession, conf: Conf, table: str) -> bool:
     return bool(found)
 
 
-def started(spark: SparkSession, conf: Conf, seconds: float) -> list[Running]:
-    """The queries that take in what arrives, one per inlet; a missing landing folder is made if there is no topic."""
-    running = list[Running]()
-    try:
-        for table, kind in KINDS.items():
-            if conf.settings.ingest.topic(kind) is None:
-                logs.made(spark, conf.settings.landing_folder(conf.log, kind))
-            for inlet, arrivals in inlets(spark, conf, table):
-                running.append(_query(conf, inlet, arrivals, every=seconds))
-    except Exception:
-        queries.end([each.query for each in running])
-        raise
-    return running
+def starting(spark: SparkSession, conf: Conf, seconds: float) -> Iterator[Running]:
+    """Starts the queries that take in what arrives, one per inlet, each as it is asked for.
+
+    A missing landing folder is made if there is no topic.
+    """
+    for table, kind in KINDS.items():
+        if conf.settings.ingest.topic(kind) is None:
+            logs.made(spark, conf.settings.landing_folder(conf.log, kind))
+        for inlet, arrivals in inlets(spark, conf, table):
+            yield _query(conf, inlet, arrivals, every=seconds)
 
 
 def _query(conf: Conf, inlet: Inlet, arrivals: DataFrame, *, every: float | None) -> Running:
-    """An inlet's query that looks every so many seconds, or takes what is there and ends; its progress is one."""
+    """An inlet's query that looks every so many seconds, or takes what is there and ends, with the same progress."""
     work = work_of(conf, inlet)
     named = arrivals.writeStream.foreachBatch(work).queryName(f"ingest {inlet.table} from {inlet.where}")
     kept = named.option("checkpointLocation", inlet.checkpoint)

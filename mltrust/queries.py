@@ -4,15 +4,17 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from mltrust.errors import MltrustError
-from mltrust.spark.mistakes import is_mended_by_a_start
+from mltrust.spark import mistakes
+from mltrust.spark.mistakes import is_mended_by_a_start, operators_mistake
 
 log = logging.getLogger("mltrust")
 
@@ -75,14 +77,17 @@ class Running(NamedTuple):
             return Running(self.again(), self.work)
 
 
-def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], None], name: str) -> Running:
-    """A query that does some work again and again, whether or not anything arrives: silence must be seen too.
+def every(spark: SparkSession, seconds: float, do: Callable[[DataFrame, int], None], name: str) -> Iterator[Running]:
+    """Starts, as it is asked for, a query that does some work every so many seconds, whether or not anything arrives.
 
-    It keeps nothing: what the work has to know of its past it reads from its tables.
+    Silence must be seen too. It keeps nothing: what the work has to know of its past it reads from its tables.
     """
-    ticks, work = spark.readStream.format("rate").option("rowsPerSecond", 1).load(), Work(do)
-    query = ticks.writeStream.queryName(name).foreachBatch(work)
-    return Running(query.trigger(processingTime=f"{seconds:g} seconds").start(), work)
+    mistake = partial(operators_mistake, where=name, signs=mistakes.ANY, checkpoint="")
+    ticks, work = spark.readStream.format("rate").option("rowsPerSecond", 1).load(), Work(do, mistake)
+    query = ticks.writeStream.queryName(name).foreachBatch(work).trigger(processingTime=f"{seconds:g} seconds")
+    with work.explaining():
+        running = Running(query.start(), work)
+    yield running
 
 
 def until_ended(running: Running) -> None:
@@ -90,25 +95,35 @@ def until_ended(running: Running) -> None:
 
     A query that is waited for no more, as a notebook's cell was interrupted, is ended: it would hinder the next.
     """
+    query = running.query
     try:
-        running.query.awaitTermination()
+        while query.isActive:
+            time.sleep(0.1)  # here an interrupt is what it is; within a call of the JVM it may be any error
+    except BaseException:
+        query.stop()
+        raise
+    try:
+        query.awaitTermination()
     except Exception as error:
         until_ended(running.after(error))
-    except BaseException:
-        running.query.stop()
-        raise
 
 
-def until_stopped(running: Sequence[Running], *, look_seconds: float = 1.0) -> None:
-    """Waits until the process is told to stop (SIGTERM, Ctrl-C) or a query fails, and ends them after their batch."""
+def until_stopped(starting: Iterable[Running], *, look_seconds: float = 1.0) -> None:
+    """Starts queries one after the other and waits until the process is told to stop (SIGTERM, Ctrl-C) or one fails.
+
+    All are then ended after their batch, also where one of them could not be started.
+    """
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
         stopped.set()
 
-    running, told = list(running), dict[str, int]()
-    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    running, told, before = list[Running](), dict[str, int](), dict[signal.Signals, Any]()
     try:
+        for each in starting:
+            running.append(each)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, stop)
         is_over = False
         while not is_over:
             is_over = stopped.wait(look_seconds)

@@ -41,6 +41,7 @@ def said(error: Exception, signs: Mistakes = TOPIC) -> str | None:
     return None if found is None else str(found)
 
 
+TWICE = "Cannot start query with name t as a query with that name is already active in this SparkSession"
 REDONE = 'invoke "IterableOps.map(scala.Function1)" because the return value of "scala.Option.get()" is null'
 _NO_HOST = "org.apache.kafka.common.config.ConfigException: No resolvable bootstrap urls given in bootstrap.servers"
 _NO_ANSWER = "org.apache.kafka.common.errors.TimeoutException: Timed out waiting for a node assignment"
@@ -89,7 +90,9 @@ _LOST = (
             "auto.offset.reset' is not sup",
         ),
         (
-            ValueError("Cannot start query t as a query with that name is already active in this SparkSession"),
+            ValueError(
+                "Cannot start query with name t as a query with that name is already active in this SparkSession"
+            ),
             "another ingest of the same topic",
         ),
         (QueryError("Some partitions were lost during running query with Trigger.AvailableNow."), "run it again"),
@@ -112,6 +115,10 @@ def test_a_fault_elsewhere_is_not_taken_for_that_of_a_topic_or_folder() -> None:
 def test_a_landing_file_that_is_gone_is_named() -> None:
     found = said(QueryError("[FAILED_READ_FILE.FILE_NOT_EXIST] file:/landing/{a}.jsonl, it is possible"), FOLDER)
     assert found == "kafka:t: a landing file of an unfinished batch is gone; put it back (file:/landing/{a}.jsonl)"
+
+
+def test_a_folder_that_another_query_takes_from_is_named() -> None:
+    assert said(ValueError(TWICE), FOLDER) == "kafka:t: another ingest of the same landing folder is running"
 
 
 def test_an_error_of_ours_is_kept_and_another_is_explained_once_it_is_logged(
@@ -171,6 +178,20 @@ class Query:
         self.stopped_at.append(time.monotonic())
 
 
+class Ending(Query):
+    """A query that ends by itself after its batch, or by an error of how it is asked."""
+
+    def __init__(self, seconds: float, error: Exception | None = None, asked: BaseException | None = None) -> None:
+        super().__init__(seconds, error)
+        self._asked = asked
+
+    @property
+    def isActive(self) -> bool:  # noqa: N802 - Spark's name
+        if self._asked is not None:
+            raise self._asked
+        return super().isActive and self.status["isTriggerActive"]
+
+
 def test_queries_end_between_two_batches_and_at_a_deadline_that_is_one_for_all() -> None:
     began, running = time.monotonic(), [Query(60), Query(60), Query(0.2), Query(0)]
     queries.end(running, patience=0.5)
@@ -209,12 +230,12 @@ def test_a_query_that_cannot_start_is_explained_and_ends_those_that_have(writer:
     healthy, refused = Query(0), QueryError("Failed to create new KafkaAdminClient", _NO_HOST)
     writer.start.side_effect = [healthy, refused]
     with pytest.raises(DataError, match="^kafka:t: no Kafka client can be made"):
-        landing.started(mock.Mock(), shipped(), 1)
+        queries.until_stopped(landing.starting(mock.Mock(), shipped(), 1))
     assert len(healthy.stopped_at) == 1
 
 
 def test_what_is_there_is_taken_by_a_second_start_behind_a_batch_that_an_earlier_run_began(writer: mock.Mock) -> None:
-    writer.start.side_effect = [Query(0, QueryError(REDONE)), Query(0)]
+    writer.start.side_effect = [Query(0, QueryError(REDONE)), Ending(0.2)]
     assert landing.ingest_table(mock.Mock(), shipped(), "inference_log")
     assert writer.start.call_count == 2
     writer.start.side_effect = [Query(0, QueryError(REDONE)), Query(0, QueryError(REDONE))]
@@ -228,13 +249,10 @@ def test_a_second_start_that_fails_is_explained_too(writer: mock.Mock) -> None:
         landing.ingest_table(mock.Mock(), shipped(), "inference_log")
 
 
-def test_a_query_that_is_waited_for_no_more_is_ended() -> None:
-    class Interrupted(Query):
-        def awaitTermination(self) -> None:  # noqa: N802 - Spark's name
-            raise KeyboardInterrupt
-
-    query = Interrupted(60)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("asked", [KeyboardInterrupt(), RuntimeError("reentrant call inside BufferedReader")])
+def test_a_query_that_is_waited_for_no_more_is_ended(asked: BaseException) -> None:
+    query = Ending(60, asked=asked)
+    with pytest.raises(type(asked)):
         queries.until_ended(Running(query, Work(lambda *_: None)))
     assert len(query.stopped_at) == 1
 
