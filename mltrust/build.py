@@ -42,7 +42,7 @@ def build_all(lake: Lakehouse, conf: Conf, as_of: datetime, inputs: Versions) ->
         experiment.experiment_id, as_of, conf.units_hash, inputs, experiment.start, exposure.unexposed(candidates)
     )
     where = {"experiment_id": experiment.experiment_id}
-    lake.replace(exposure.exposures(candidates, experiment), "exposures", where, built.metadata())
+    lake.replace(exposure.found(candidates, experiment), "exposures", where, built.metadata())
     days = _unit_days(rows, outcomes, lake.read("exposures", where=where), experiment, conf.columns, as_of)
     lake.replace(days, "unit_days", where, built.metadata())
     return built
@@ -56,7 +56,7 @@ def build_changed(
     rows, outcomes = _read(lake, conf, reach, inputs)
     candidates = exposure.candidates(increments.new_rows(rows, earlier), experiment)
     assert earlier.exposures is not None
-    exposures = exposure.merged(earlier.exposures, exposure.exposures(candidates, experiment))
+    exposures = exposure.merged(earlier.exposures, exposure.found(candidates, experiment))
     with (
         kept(exposures) as exposed,
         increments.changed(rows, outcomes, exposed, earlier, experiment, reach.date()) as changed,
@@ -119,7 +119,7 @@ def trial_tables(
     tried = trial.experiment
     rows, outcomes = _read(lake, conf, as_of, inputs, tried.past_since)
     candidates = exposure.candidates(plans.carrying(rows, tried), tried)
-    with kept(exposure.exposures(candidates, tried)) as exposed:
+    with kept(exposure.found(candidates, tried)) as exposed:
         days = _unit_days(rows, outcomes, exposed, tried, conf.columns, as_of)
         if tried.pre_days is not None:
             everyone = units.everyone(tried, tried.past_since)

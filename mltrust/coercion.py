@@ -1,4 +1,4 @@
-"""The values that a feature's type admits on the wire, and what they become; others are refused in words."""
+"""What a value on the wire becomes by its type, and the error of a record that breaks its contract."""
 
 import json
 import math

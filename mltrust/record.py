@@ -83,11 +83,11 @@ def _not_json(constant: str) -> object:
 
 def canonical(row: Row) -> str:
     """Canonical JSON of an accepted row: keys sorted, nulls left out, typed values, times in ISO 8601 UTC."""
-    shown = row | {
+    told = row | {
         "event_time": (EPOCH + timedelta(microseconds=_int(row["event_time"]))).isoformat(timespec="microseconds"),
         "event_date": (date(1970, 1, 1) + timedelta(days=_int(row["event_date"]))).isoformat(),
     }
-    return json.dumps(_without_nulls(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(_without_nulls(told), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _int(value: object) -> int:

@@ -63,8 +63,7 @@ class Scanned(NamedTuple):
 class Stretch(NamedTuple):
     """What a scan looks at: the series of [start, end), of which buckets from `judged_from` on are judged.
 
-    Made are those from `made_from` on, and those before it that something arrived for, `late`. Where that is all of
-    them, what is kept is of another log or of other metrics, and is not looked at.
+    Made are those from `made_from` on, and those before it that something arrived for, `late`.
     """
 
     start: datetime
@@ -75,7 +74,7 @@ class Stretch(NamedTuple):
 
     @property
     def is_anew(self) -> bool:
-        """Whether every series of the stretch is made, so that none of those kept is needed."""
+        """Whether all is made, so that nothing that is kept is looked at."""
         return self.made_from == self.start
 
 
@@ -148,8 +147,8 @@ def looked_at(
 ) -> Stretch:
     """What a scan looks at, by what the last one left.
 
-    The series are made anew where they have changed their meaning, where the last scan ended before all of them, and
-    where rows were removed from the log, whose series must not stay.
+    All is made anew by the first scan, where the series have changed their meaning, where the last scan ended before
+    the stretch, and where rows were removed from the log, whose series must not stay.
     """
     known = not_ahead(last, monitor, clock)
     late = _arrived(lake, monitor, known, inputs, clock, needed=as_of is None or known is not None)

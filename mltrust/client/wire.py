@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 from uuid import UUID
 
-from mltrust.coercion import RecordError, to_timestamp
+from mltrust.coercion import EPOCH, RecordError, to_timestamp
 from mltrust.contract import OPTIONAL, REQUIRED, Contract, Reason
 from mltrust.record import HEARTBEAT, OutcomeReader, RecordReader, Rejected, Row
 
@@ -27,7 +27,6 @@ UNSERIALISABLE = "unserialisable"
 
 Check = Callable[[dict[str, object]], Row | Rejected]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = (*REQUIRED, *OPTIONAL)
 _RESERVED = frozenset((*_COLUMNS, "extra", HEARTBEAT))
 _DEEPEST = 32
@@ -85,7 +84,7 @@ def encoded(record: Mapping[str, object]) -> bytes:
 
 def iso(micros: int) -> str:
     """ISO 8601 in UTC with microseconds."""
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds")
+    return (EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds")
 
 
 def _line(given: dict[str, object], check: Check) -> Line:

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from mltrust.contract import FeatureType
 from mltrust.drift.cells import MAX_DISTINCT, Cells, OrderedCells, UnorderedCells
 from mltrust.slices import Slicing
-from mltrust.spark.exposure import slice_value
+from mltrust.spark.places import slice_value
 
 # Rows of which quantiles are taken exactly. Of more rows a sample by a hash of the request: a sketch would depend on
 # how the rows lie, and with it every later p-value.

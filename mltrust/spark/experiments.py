@@ -54,23 +54,23 @@ from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import HistogramColumn, Metric
 from mltrust.slices import Slice, name_slice
 from mltrust.spark.exposure import rejected
-from mltrust.spark.frames import (
+from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
+from mltrust.spark.quantiles import quantile_states
+from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
+from mltrust.spark.unit_frame import (
     capped_column,
     exposed_units,
     mature_column,
+    of_units,
     overlap_column,
     quantile_caps,
     squares_column,
     trend_column,
-    unit_frame,
     value_column,
     window_column,
     with_kept_values,
     with_overlaps,
 )
-from mltrust.spark.moments import Block, Cell, CellSet, cardinality, cells
-from mltrust.spark.quantiles import quantile_states
-from mltrust.spark.replicates import ResampledCell, ResampledSet, replicates
 from mltrust.states.replicates import Replicates
 
 
@@ -162,8 +162,8 @@ def states(
         units = with_overlaps(units, others, overlaps, as_of)
     size = cardinality(units, attributes, max_values)
     framed = _with_fairness(experiment)
-    caps = quantile_caps(unit_frame(units, days, framed, as_of, {}), framed)
-    frame = unit_frame(units, days, framed, as_of, size.kept, caps)
+    caps = quantile_caps(of_units(units, days, framed, as_of, {}), framed)
+    frame = of_units(units, days, framed, as_of, size.kept, caps)
     n_cells = size.n_cells * len(experiment.arms) * len(experiment.phases)
     notes = [f"{name}: the {len(kept)} most frequent values, the rest is (other)" for name, kept in size.kept.items()]
     notes += [drawn] if drawn else []

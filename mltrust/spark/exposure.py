@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mltrust.experiment.spec import Experiment
-from mltrust.slices import MISSING, Slicing, interval_names
+from mltrust.spark.places import slice_value
 
 
 def production(log: DataFrame, as_of: datetime) -> DataFrame:
@@ -72,18 +72,6 @@ def candidates(rows: DataFrame, experiment: Experiment) -> DataFrame:
     )
 
 
-def slice_value(name: str, slicing: Slicing) -> Column:
-    """The value of a slice attribute as text; a number with edges is the interval that it lies in."""
-    column = F.col(slicing.attributes[name])
-    value = column.cast("string")
-    if edges := slicing.edges.get(name, ()):
-        *labels, last = interval_names(edges)
-        value = F.when(column >= edges[-1], last)
-        for label, edge in zip(reversed(labels), reversed(edges), strict=True):
-            value = F.when(column < edge, label).otherwise(value)
-    return F.coalesce(value, F.lit(MISSING))
-
-
 def unexposed(candidate_rows: DataFrame) -> dict[str, int]:
     """How many rows carry the experiment and expose nobody, by why; one Spark job."""
     counts = candidate_rows.agg(
@@ -93,7 +81,7 @@ def unexposed(candidate_rows: DataFrame) -> dict[str, int]:
     return {} if counts is None else {name: int(n) for name, n in counts.asDict().items()}
 
 
-def exposures(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
+def found(candidate_rows: DataFrame, experiment: Experiment) -> DataFrame:
     """Rows of `exposures`: a unit's first exposure, its request, variant and slices then, and what each day saw."""
     names = sorted(experiment.slices.attributes)
     exposing = candidate_rows.where(F.col("unit").isNotNull() & F.col("variant").isNotNull())

@@ -83,8 +83,8 @@ def counted(
     """Outcomes that count, with their `unit`: of counted requests, or of units after their first exposure.
 
     `score` is that of their row, null where they are keyed by unit, and `delay` the days since their row, or since
-    the unit's first exposure. Outcomes keyed by unit count only where the unit is unit_id. Of `everyone` all count;
-    there those keyed by unit have no delay.
+    the unit's first exposure. Outcomes keyed by unit count only where the unit is unit_id. Of `units.everyone` all
+    count; there those keyed by unit have no delay.
     """
     without_score = F.lit(None).cast("double").alias("score")
     unit_keyed = outcomes.where(F.col("request_id").isNull()).withColumnRenamed("unit_id", "unit")

@@ -1,11 +1,11 @@
-"""In which slices a row counts: overall, and one slice of every declared set of attributes; and samples of slices."""
+"""In which slices a row counts: the values of its attributes, and every declared set of them; samples of slices."""
 
 from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mltrust.slices import Slice, name_slice
+from mltrust.slices import MISSING, Slice, Slicing, interval_names, name_slice
 from mltrust.spark.replicates import SEED
 
 #: Sets of attributes; () is overall.
@@ -13,6 +13,18 @@ Sets = Sequence[tuple[str, ...]]
 #: The slices of a row as ARRAY<STRUCT<set_at, slice_values>>: which of the sets, and the values of its attributes.
 PLACES, SET, VALUES = "places", "set_at", "slice_values"
 PLACES_TYPE = f"{PLACES} ARRAY<STRUCT<{SET}: INT, {VALUES}: ARRAY<STRING>>>"
+
+
+def slice_value(name: str, slicing: Slicing) -> Column:
+    """The value of a slice attribute as text; a number with edges is the interval that it lies in."""
+    column = F.col(slicing.attributes[name])
+    value = column.cast("string")
+    if edges := slicing.edges.get(name, ()):
+        *labels, last = interval_names(edges)
+        value = F.when(column >= edges[-1], last)
+        for label, edge in zip(reversed(labels), reversed(edges), strict=True):
+            value = F.when(column < edge, label).otherwise(value)
+    return F.coalesce(value, F.lit(MISSING))
 
 
 def places(sets: Sets) -> Column:

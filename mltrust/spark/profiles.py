@@ -21,9 +21,10 @@ from mltrust.drift.profile import N_BUCKETS, Profile, bucket_of
 from mltrust.drift.spec import Window
 from mltrust.experiment.spec import Experiment
 from mltrust.slices import OTHER, Slicing, name_slice
-from mltrust.spark.exposure import slice_value, variant_in
+from mltrust.spark.exposure import variant_in
 from mltrust.spark.logs import ArrowMap
 from mltrust.spark.moments import chunks, groups
+from mltrust.spark.places import slice_value
 
 _EPOCH = date(1970, 1, 1).toordinal()
 # Bytes of counts that a task holds before it passes them on.

@@ -16,8 +16,8 @@ from mltrust.experiment.cells import ARM_KEYS, UNITS, RowStates, mature_block, m
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import BELOW, ROWS, HistogramColumn, Metric
 from mltrust.slices import Slice, name_slice
-from mltrust.spark.frames import is_mature, mature_column, while_running
 from mltrust.spark.moments import Block, CellSet, cells
+from mltrust.spark.unit_frame import is_mature, mature_column, while_running
 from mltrust.spark.units import EVERYONE
 from mltrust.stats.quantiles import OrderStatistics, of_cells
 

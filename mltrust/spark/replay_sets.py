@@ -14,8 +14,8 @@ from pyspark.sql.types import StructType
 from mltrust.replay import masking
 from mltrust.replay.masking import Anonymity, Exported, Key, Plan
 from mltrust.replay.spec import Replay, Sample, Selection
-from mltrust.spark.exposure import slice_value
 from mltrust.spark.logs import ArrowMap, arrow_type
+from mltrust.spark.places import slice_value
 from mltrust.spark.training import digest_sums, labelled, row_digest
 from mltrust.training import content_hash
 

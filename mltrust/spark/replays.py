@@ -34,8 +34,8 @@ from mltrust.replay.compare import (
 from mltrust.replay.perturb import Context, Spread
 from mltrust.replay.spec import PROMISES, Perturbation, Replay
 from mltrust.slices import MISSING, OTHER, OVERALL, Slice, name_slice
-from mltrust.spark.exposure import slice_value
 from mltrust.spark.moments import Block, CellSet, cells
+from mltrust.spark.places import slice_value
 from mltrust.spark.replay_sets import KEY
 from mltrust.spark.scoring import DRAW, IS_TRIED, LOGGED, PREVIOUS, arrays
 from mltrust.states.moments import Moments

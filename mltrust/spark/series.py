@@ -24,7 +24,7 @@ from mltrust.monitor.cells import EVERY_VERSION, MAX_VALUES, NO_ARM, Cells, Row,
 from mltrust.monitor.series import Columns, Panel, SeriesKey
 from mltrust.monitor.spec import Monitor, SeriesMetric
 from mltrust.slices import MISSING, OTHER, OVERALL, Slice, name_slice
-from mltrust.spark import exposure, outcome
+from mltrust.spark import outcome, places
 
 _UNKNOWN, _WHOLE = "(unknown)", Slice(*OVERALL)
 _LABELS = ("bucket", "model_version", "arm")
@@ -212,7 +212,7 @@ def _rows(log: DataFrame, monitor: Monitor, span: Span) -> DataFrame:
     added = {
         "bucket": _bucket("event_time", monitor.series.bucket_seconds),
         "arm": _arm(monitor),
-        **{f"slice_{name}": exposure.slice_value(name, slicing) for name in slicing.attributes},
+        **{f"slice_{name}": places.slice_value(name, slicing) for name in slicing.attributes},
     }
     return rows.withColumns(added)
 

@@ -93,13 +93,13 @@ def labelled(rows: DataFrame, outcomes: DataFrame, label: Label, as_of: datetime
     )
 
 
-def _belongs(outcome: Column, label: Label) -> Column:
+def _belongs(told: Column, label: Label) -> Column:
     """Whether an outcome of the request or unit falls into the prediction's window, and is of its item."""
-    micros, start = F.unix_micros(outcome["event_time"]), F.unix_micros("event_time")
+    micros, start = F.unix_micros(told["event_time"]), F.unix_micros("event_time")
     within = (micros >= start) & (micros < start + label.window_days * _DAY_MICROS)
     if label.by == "unit":
         return within
-    return within & (outcome["item_id"].isNull() | (outcome["item_id"] == F.col("item_id")))
+    return within & (told["item_id"].isNull() | (told["item_id"] == F.col("item_id")))
 
 
 def _aggregated(label: Label) -> Column:

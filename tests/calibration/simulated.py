@@ -74,7 +74,7 @@ def readouts(spark: SparkSession, simulation: Simulation, confs: Sequence[Conf])
     production = exposure.production(log, as_of)
     current = outcome.current(outcomes, outcome.corrected(outcomes), as_of)
     exposures = {
-        each.the_experiment().experiment_id: exposure.exposures(
+        each.the_experiment().experiment_id: exposure.found(
             exposure.candidates(production, each.the_experiment()), each.the_experiment()
         ).localCheckpoint()
         for each in confs

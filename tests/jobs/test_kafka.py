@@ -39,9 +39,9 @@ class Service(live.Place):
             "options": {"kafka.client.id": "${CLIENT_ID}"},
             "max_messages_per_batch": max_messages,
         }
-        self.take()
+        self.configure()
 
-    def take(self, **kafka: object) -> None:
+    def configure(self, **kafka: object) -> None:
         """Writes into the conf what is taken from Kafka, with what is changed of it."""
         self.tell(ingest={"kafka": self._kafka | kafka, "max_reject_share": 1.0})
 
@@ -128,7 +128,7 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
     service = Service(broker, tmp_path, "mistakes")
 
     def says(**kafka: object) -> str:
-        service.take(**kafka)
+        service.configure(**kafka)
         assert service.ingest() == Exit.INVALID
         return service.printed().strip().splitlines()[-1]
 
@@ -147,7 +147,7 @@ def test_mistakes_about_a_topic_and_brokers_that_are_down_are_said_in_a_line(bro
     finally:
         broker.start()
     assert "Traceback" not in service.printed()
-    service.take()
+    service.configure()
     assert service.ingest() == Exit.PASS
     assert service.request_ids() == ["before"]
 

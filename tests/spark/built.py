@@ -16,7 +16,7 @@ from mltrust.metrics import (
     prediction_columns,
 )
 from mltrust.slices import Slicing
-from mltrust.spark import exposure, frames, outcome, units
+from mltrust.spark import exposure, outcome, unit_frame, units
 from tests.spark.frames import frame
 
 LOG = """event_date DATE, event_time TIMESTAMP, request_id STRING, item_id STRING, unit_id STRING,
@@ -109,7 +109,7 @@ class Built:
         candidates = exposure.candidates(production, experiment)
         self.experiment, self.as_of = experiment, as_of
         self.left_out = exposure.unexposed(candidates)
-        self.exposures = exposure.exposures(candidates, experiment)
+        self.exposures = exposure.found(candidates, experiment)
         counted = units.counted(production, self.exposures, experiment)
         resolved = outcome.resolved(current, production, experiment)
         counting = outcome.counted(current, resolved, self.exposures, experiment)
@@ -140,10 +140,10 @@ class Built:
         return {key: columns for key, columns in found.items() if columns}
 
     def frame(self, kept: dict[str, tuple[str, ...]] | None = None) -> DataFrame:
-        exposed = frames.exposed_units(self.exposures, self.experiment, self.as_of)
-        return frames.unit_frame(exposed, self.days, self.experiment, self.as_of, kept or {})
+        exposed = unit_frame.exposed_units(self.exposures, self.experiment, self.as_of)
+        return unit_frame.of_units(exposed, self.days, self.experiment, self.as_of, kept or {})
 
 
 def flags(built: Built, name: str) -> dict[str, object]:
-    exposed = frames.exposed_units(built.exposures, built.experiment, built.as_of)
+    exposed = unit_frame.exposed_units(built.exposures, built.experiment, built.as_of)
     return {each["unit_id"]: each[name] for each in exposed.collect()}

@@ -21,7 +21,7 @@ from mltrust.experiment.spec import Experiment, Sample, Search
 from mltrust.metrics import Metric, prediction_columns
 from mltrust.slices import Slice, Slicing
 from mltrust.spark import experiments
-from mltrust.spark.frames import value_column
+from mltrust.spark.unit_frame import of_units, value_column
 from tests.conftest import CountJobs
 
 AS_OF = datetime(2026, 10, 20, tzinfo=UTC)
@@ -115,7 +115,7 @@ def test_more_attributes_and_the_past_add_no_job(tables: Tables, count_jobs: Cou
 
 def test_unit_days_are_scanned_once(tables: Tables, spark: SparkSession) -> None:
     units = experiments.exposed_units(tables.exposures, EXPERIMENT, AS_OF)
-    frame = experiments.unit_frame(units, tables.days, EXPERIMENT, AS_OF, {})
+    frame = of_units(units, tables.days, EXPERIMENT, AS_OF, {})
     plan = frame._jdf.queryExecution().optimizedPlan().toString()
     scans = [line for line in plan.splitlines() if "Relation [" in line and "c19#" in line]
     assert len(scans) == 1
@@ -357,7 +357,7 @@ def test_the_units_of_a_sample_are_the_same_ones_however_it_is_reduced(tables: T
 def test_effects_of_a_sample_are_those_of_weighted_least_squares(tables: Tables, spark: SparkSession) -> None:
     states = read(tables, SAMPLED)
     drawn, _ = experiments.sampled(experiments.exposed_units(tables.exposures, SAMPLED, AS_OF), SAMPLED)
-    frame = experiments.unit_frame(drawn, tables.days, SAMPLED, AS_OF, {}).toPandas()
+    frame = of_units(drawn, tables.days, SAMPLED, AS_OF, {}).toPandas()
     for metric in SAMPLED.metrics[:2]:
         [row] = [
             each

@@ -80,7 +80,7 @@ def test_units_enter_when_first_seen_with_what_was_known_then(log: DataFrame) ->
     candidates = exposure.candidates(plans.carrying(log, trial.experiment), trial.experiment)
     found = {
         row["unit_id"]: (row["first_exposure"].date(), row["variant"], row["slice_values"]["device"])
-        for row in exposure.exposures(candidates, trial.experiment).collect()
+        for row in exposure.found(candidates, trial.experiment).collect()
     }
     assert found == {
         "a": (date(2026, 10, 6), "c", "tv"),
@@ -94,7 +94,7 @@ def test_weeks_are_phases_and_values_count_as_the_experiment_will_count_them(
 ) -> None:
     trial = trial_of(PLANNED)
     tried = trial.experiment
-    exposed = exposure.exposures(exposure.candidates(plans.carrying(log, tried), tried), tried)
+    exposed = exposure.found(exposure.candidates(plans.carrying(log, tried), tried), tried)
     current = outcome.current(clicks, outcome.corrected(clicks), AS_OF)
     resolved = outcome.resolved(current, log, tried)
     everyone = units.everyone(tried, tried.past_since)
@@ -142,5 +142,5 @@ def test_copies_count_before_the_end_of_their_week(spark: SparkSession) -> None:
 def test_the_trial_of_requests_has_a_unit_for_each(log: DataFrame) -> None:
     requests = replace(PLANNED, unit="request", pre_days=None)
     tried = trial_of(requests).experiment
-    exposed = exposure.exposures(exposure.candidates(plans.carrying(log, tried), tried), tried)
+    exposed = exposure.found(exposure.candidates(plans.carrying(log, tried), tried), tried)
     assert {row["unit_id"] for row in exposed.collect()} == {"r2", "r3", "r4", "r5", "r6", "r7"}

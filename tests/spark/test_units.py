@@ -10,11 +10,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss
 
 from mltrust.errors import ConfError
-from mltrust.metrics import (
-    PREDICTION_COLUMNS,
-    MetricColumns,
-    RequestColumn,
-)
+from mltrust.metrics import PREDICTION_COLUMNS, MetricColumns, RequestColumn
 from mltrust.spark import exposure, outcome, units
 from tests.spark.built import AS_OF, COLUMNS, EXPERIMENT, LOG, OUTCOMES, Built, an_outcome, at, row
 from tests.spark.frames import frame
@@ -137,7 +133,7 @@ def test_scores_are_read_only_where_a_prediction_is_declared(spark: SparkSession
     rows = exposure.production(spark.read.parquet(f"{tmp_path}/log"), AS_OF)
     told = frame(spark, [an_outcome(at(6), "1", "sale", request="r1")], OUTCOMES)
     current = outcome.current(told, outcome.corrected(told), AS_OF)
-    exposed = exposure.exposures(exposure.candidates(rows, EXPERIMENT), EXPERIMENT)
+    exposed = exposure.found(exposure.candidates(rows, EXPERIMENT), EXPERIMENT)
     resolved = outcome.resolved(current, rows, EXPERIMENT)
     counting = outcome.counted(current, resolved, exposed, EXPERIMENT)
     counted = units.counted(rows, exposed, EXPERIMENT)

@@ -132,11 +132,11 @@ def test_what_a_scan_looks_at_hangs_on_what_the_last_one_left(
 ) -> None:
     monkeypatch.setattr(series, "newest", lambda *_: NOW)
     monkeypatch.setattr(series, "arrived", lambda *_: Arrived(LATE, NOW))
-    versions = {"inference_log": 7}
-    hashed = "another" if options.pop("is_another", False) else series_hash(MONITOR)
-    log = cast(Lakehouse, Erasable(had_rows_removed=options.pop("had_rows_removed", False)))
+    lake, versions = Erasable(had_rows_removed=bool(options.get("had_rows_removed"))), {"inference_log": 7}
+    hashed = "another" if options.get("is_another") else series_hash(MONITOR)
     left = None if last is None else Known(last, versions, hashed)
-    found = looked_at(log, MONITOR, left, versions, **({"as_of": None, "since": None} | options), clock=NOW)
+    times = {"as_of": options.get("as_of"), "since": options.get("since"), "clock": NOW}
+    found = looked_at(cast(Lakehouse, lake), MONITOR, left, versions, **times)
     assert found == expected
     assert found.is_anew == (expected.made_from == START)
 

@@ -1,5 +1,6 @@
 """The frame of units that a readout reduces."""
 
+import hashlib
 from dataclasses import replace
 from datetime import date
 
@@ -7,13 +8,18 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from mltrust.metrics import (
-    Cap,
-    Metric,
-)
+from mltrust.experiment.assignment import Assignment
+from mltrust.metrics import Cap, Metric
 from mltrust.slices import Slicing
-from mltrust.spark import exposure, frames, outcome, units
-from mltrust.spark.frames import mature_column, value_column
+from mltrust.spark import exposure, outcome, unit_frame, units
+from mltrust.spark.unit_frame import (
+    capped_column,
+    mature_column,
+    squares_column,
+    trend_column,
+    value_column,
+    window_column,
+)
 from tests.spark.built import (
     AS_OF,
     CLICKED,
@@ -26,6 +32,7 @@ from tests.spark.built import (
     Built,
     an_outcome,
     at,
+    flags,
     row,
 )
 from tests.spark.frames import frame
@@ -41,10 +48,10 @@ def test_after_the_planned_end_nobody_enters_and_what_has_no_window_stands_still
         row(at(7), "r3", "b", variant="t"),
     ]
     built = Built(spark, rows, experiment=ended)
-    exposed = frames.exposed_units(built.exposures, ended, AS_OF)
-    [only] = frames.unit_frame(exposed, built.days, ended, AS_OF, {}).collect()
+    exposed = unit_frame.exposed_units(built.exposures, ended, AS_OF)
+    [only] = unit_frame.of_units(exposed, built.days, ended, AS_OF, {}).collect()
     assert (only["unit_id"], only["crossed"]) == ("a", "no")
-    values = [only[frames.value_column(metric, "n_requests")] for metric in (visits, fast)]
+    values = [only[value_column(metric, "n_requests")] for metric in (visits, fast)]
     assert values == [1.0, 2.0]
 
 
@@ -53,10 +60,10 @@ def test_the_variants_of_other_experiments_stand_beside_the_own(spark: SparkSess
     other = replace(EXPERIMENT, experiment_id="o.1")
     met = [row(at(5), "o1", "a", variant="t", carries="o.1"), row(at(8), "o2", "b", variant="c", carries="o.1")]
     built, others = Built(spark, rows), Built(spark, met, experiment=other)
-    exposed = frames.exposed_units(built.exposures, EXPERIMENT, AS_OF)
-    found = frames.with_overlaps(exposed, others.exposures, ["o.1"], AS_OF)
+    exposed = unit_frame.exposed_units(built.exposures, EXPERIMENT, AS_OF)
+    found = unit_frame.with_overlaps(exposed, others.exposures, ["o.1"], AS_OF)
     assert {each["unit_id"]: each["in o.1"] for each in found.collect()} == {"a": "t", "b": "c", "d": "(none)"}
-    earlier = frames.with_overlaps(exposed, others.exposures, ["o.1"], at(7, 0))
+    earlier = unit_frame.with_overlaps(exposed, others.exposures, ["o.1"], at(7, 0))
     assert {each["unit_id"]: each["in o.1"] for each in earlier.collect()} == {"a": "t", "b": "(none)", "d": "(none)"}
 
 
@@ -71,7 +78,11 @@ def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSess
     ]
     built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(money,)), at(9))
     found = sorted(
-        (each[frames.trend_column(money)], each[frames.window_column(money)], each[frames.squares_column(money)])
+        (
+            each[trend_column(money)],
+            each[window_column(money)],
+            each[squares_column(money)],
+        )
         for each in built.frame().collect()
         if each[mature_column(money)]
     )
@@ -87,16 +98,16 @@ def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSess
     fixed = Metric("fixed", "mean", "money", role="goal", cap=Cap(at=5.5))
     relative = Metric("relative", "mean", "money", cap=Cap(quantile=0.75), missing="exclude")
     built = Built(spark, rows, outcomes, replace(EXPERIMENT, metrics=(fixed, relative)))
-    caps = frames.quantile_caps(built.frame(), built.experiment)
+    caps = unit_frame.quantile_caps(built.frame(), built.experiment)
     assert caps == {"relative": np.quantile(list(paid.values()), 0.75)}
-    exposed = frames.exposed_units(built.exposures, built.experiment, built.as_of)
-    frame = frames.unit_frame(exposed, built.days, built.experiment, built.as_of, {}, caps).collect()
+    exposed = unit_frame.exposed_units(built.exposures, built.experiment, built.as_of)
+    frame = unit_frame.of_units(exposed, built.days, built.experiment, built.as_of, {}, caps).collect()
     values = sorted(each[value_column(fixed, "money")] for each in frame)
     assert values == [1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 5.5, 5.5]
-    assert sum(each[frames.capped_column(fixed)] for each in frame) == 3
+    assert sum(each[capped_column(fixed)] for each in frame) == 3
     assert max(each[value_column(relative, "money")] for each in frame) == caps["relative"]
-    assert sum(each[frames.capped_column(relative)] for each in frame) == 2
-    assert max(each[frames.squares_column(fixed)] for each in frame) == 5.5**2
+    assert sum(each[capped_column(relative)] for each in frame) == 2
+    assert max(each[squares_column(fixed)] for each in frame) == 5.5**2
 
 
 def test_a_unit_with_a_failed_request_after_its_exposure_has_failed(spark: SparkSession) -> None:
@@ -198,3 +209,71 @@ def test_covariates_are_the_whole_traffic_of_the_days_before_exposure(spark: Spa
     assert (found["c"]["past latency"], found["c"]["past money"], found["c"]["no past"]) == (6.0, 8.0, False)
     assert (found["t"]["past latency"], found["t"]["past money"], found["t"]["no past"]) == (0.0, 0.0, True)
     assert found["c"][value_column(SPEED, "latency")] == 16.0
+
+
+def test_a_unit_is_triggered_from_the_day_on_which_the_trigger_held(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", latency=1.0),
+        row(at(6), "r2", "a", variant="c", latency=99.0),
+        row(at(5), "r3", "b", variant="t", latency=None),
+        row(at(6), "r4", "d", variant="t", latency=99.0),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, trigger="latency_ms > 50"))
+    assert flags(built, "triggered") == {"a": "yes", "b": "no", "d": "yes"}
+    built.as_of = at(6, 0)
+    assert flags(built, "triggered") == {"a": "no", "b": "no"}
+
+
+def test_a_unit_is_misserved_where_a_version_of_another_arm_answered_it(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c", version="1"),
+        row(at(6), "r2", "a", variant="c", version="2"),
+        row(at(5), "r3", "b", variant="c", version="1"),
+        row(at(5), "r4", "d", variant="t", version="7"),
+    ]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, served_by={"c": ("1",)}))
+    assert flags(built, "misserved") == {"a": True, "b": False, "d": False}
+    built.as_of = at(6, 0)
+    assert flags(built, "misserved") == {"a": False, "b": False, "d": False}
+
+
+@pytest.mark.parametrize("name", ["md5", "sha256"])
+def test_a_unit_agrees_where_its_bucket_is_what_the_declared_hash_gives(spark: SparkSession, name: str) -> None:
+    def bucket(unit: str) -> str:
+        digest = hashlib.new(name, f"e/{unit}/x".encode()).hexdigest()
+        return f"b{int(digest[:15], 16) % 7:02}"
+
+    rows = [
+        row(at(5), "r1", "ünit a", variant="c", bucket=bucket("ünit a")),
+        row(at(5), "r2", "b", variant="c", bucket=bucket("b")),
+        row(at(5), "r3", "d", variant="t", bucket="b99"),
+        row(at(5), "r4", "e", variant="t"),
+    ]
+    declared = Assignment("e", 7, name, key="{salt}/{unit}/x", bucket="b%02d")  # type: ignore[arg-type]
+    built = Built(spark, rows, experiment=replace(EXPERIMENT, buckets={}, assignment=declared))
+    assert flags(built, "agrees") == {"ünit a": True, "b": True, "d": False, "e": False}
+    assert flags(built, "bucket")["e"] == "(none)"
+
+
+def test_the_phase_is_that_of_the_first_exposure(spark: SparkSession) -> None:
+    phases = {date(2026, 10, 5): {"c": 9.0, "t": 1.0}, date(2026, 10, 7): {"c": 1.0, "t": 1.0}}
+    rows = [
+        row(at(6), "r1", "a", variant="c"),
+        row(at(8), "r2", "a", variant="c"),
+        row(at(7, 0), "r3", "b", variant="t"),
+    ]
+    frame = Built(spark, rows, experiment=replace(EXPERIMENT, phases=phases)).frame().collect()
+    assert {each["variant"]: each["phase"] for each in frame} == {"c": 0, "t": 1}
+
+
+def test_a_unit_seen_in_two_variants_before_as_of_is_crossed(spark: SparkSession) -> None:
+    rows = [
+        row(at(5), "r1", "a", variant="c"),
+        row(at(7), "r2", "a", variant="t"),
+        row(at(5), "r3", "b", variant="t"),
+        row(at(6), "r4", "b", variant="t"),
+    ]
+    built = Built(spark, rows)
+    assert {each["variant"]: each["crossed"] for each in built.frame().collect()} == {"c": "yes", "t": "no"}
+    built.as_of = at(7, 0)
+    assert {each["crossed"] for each in built.frame().collect()} == {"no"}

@@ -135,7 +135,7 @@ def overlap_column(experiment_id: str) -> str:
     return f"in {experiment_id}"
 
 
-def unit_frame(
+def of_units(
     units: DataFrame,
     days: DataFrame,
     experiment: Experiment,
