@@ -120,10 +120,12 @@ def until_stopped(starting: Iterable[Running], *, look_seconds: float = 1.0) -> 
 
     running, told, before = list[Running](), dict[str, int](), dict[signal.Signals, Any]()
     try:
-        for each in starting:
-            running.append(each)
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, stop)
+        for each in starting:  # told to stop meanwhile, it goes on until the one that is being started is known
+            running.append(each)
+            if stopped.is_set():
+                break
         is_over = False
         while not is_over:
             is_over = stopped.wait(look_seconds)
