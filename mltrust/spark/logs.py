@@ -315,9 +315,9 @@ def settled(parsed: DataFrame, stored: DataFrame, key: Sequence[str], batch_id: 
     It follows from what the table holds, so that a batch that died half way and is done again comes to the
     same end: accepted is the line whose row this batch stored.
     """
-    held = stored.select(
-        *key, F.col("content_hash").alias("stored_hash"), F.col("ingest_batch").alias("stored_batch")
-    )
+    hashes = F.col("content_hash").alias("stored_hash"), F.col("ingest_batch").alias("stored_batch")
+    # First the few that the batch has keys of: Spark sends those around, and need not shuffle the whole day.
+    held = stored.select(*key, *hashes).join(parsed.select(*key), list(key), "left_semi")
     same = F.col("content_hash") == F.col("stored_hash")
     ours = (F.col("stored_batch") == batch_id) & (F.col("rank") == 1)
     readable = ranked(parsed, key).join(held, list(key), "left")
