@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from mltrust.bounds import one_or_more
+
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
@@ -37,8 +39,7 @@ class Kafka:
             raise ValueError(
                 f"topics: {self.topics['records']!r} is given twice, expected one of records, one of outcomes"
             )
-        if self.max_messages_per_batch < 1:
-            raise ValueError(f"max_messages_per_batch is {self.max_messages_per_batch}, expected 1 or more")
+        one_or_more(self, "max_messages_per_batch")
         if given := sorted({each.lower() for each in self.options} & _FIXED_OF_KAFKA):
             raise ValueError(f"options: {', '.join(given)} cannot be given: what is read, and once, rests on it")
 
@@ -63,8 +64,7 @@ class Ingest:
     kafka: Kafka | None = None
 
     def __post_init__(self) -> None:
-        if self.max_files_per_batch < 1:
-            raise ValueError(f"max_files_per_batch is {self.max_files_per_batch}, expected 1 or more")
+        one_or_more(self, "max_files_per_batch")
         if not 0 <= self.max_reject_share <= 1:
             raise ValueError(f"max_reject_share is {self.max_reject_share}, expected a share in [0, 1]")
 
@@ -83,9 +83,7 @@ class Limits:
     max_values: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("max_cells", "max_values"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        one_or_more(self, "max_cells", "max_values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +116,7 @@ class Maintenance:
     small_file_mb: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("days", "small_file_mb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        one_or_more(self, "days", "small_file_mb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +133,7 @@ class Health:
     max_drop_share: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.days < 1:
-            raise ValueError(f"days is {self.days}, expected 1 or more")
+        one_or_more(self, "days")
         if self.match_days < 0:
             raise ValueError(f"match_days is {self.match_days}, expected 0 or more")
         if not 0 <= self.max_drop_share <= 1:

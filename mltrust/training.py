@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar, Literal, NamedTuple
 
+from mltrust.bounds import one_or_more
+
 _ID = re.compile(r"[A-Za-z0-9_.-]+\Z", re.ASCII)
 
 
@@ -32,8 +34,7 @@ class Label:
     def __post_init__(self) -> None:
         if not self.outcome:
             raise ValueError("outcome is '', expected the name of an outcome")
-        if self.window_days < 1:
-            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+        one_or_more(self, "window_days")
         if self.aggregate == "any" and self.missing == "exclude":
             raise ValueError("missing is 'exclude', expected 'zero': of 'any' nothing but ones would be left")
 

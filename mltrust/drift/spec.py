@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
 from typing import ClassVar, Literal, NamedTuple
 
+from mltrust.bounds import one_or_more
 from mltrust.contract import FeatureType
 from mltrust.drift.alarm import Alarm
 from mltrust.drift.attribution import AttributionRule
@@ -108,8 +109,7 @@ class Against:
             if (getattr(self, name) is not None) != (name == needs):
                 words = f"expected {name}" if name == needs else f"{name} does not belong to it"
                 raise ValueError(f"against {self.kind}: {words}")
-        if self.weeks < 1:
-            raise ValueError(f"weeks is {self.weeks}, expected 1 or more")
+        one_or_more(self, "weeks")
 
     def __str__(self) -> str:
         return _WORDS[self.kind].format(self)
@@ -136,9 +136,7 @@ class Attribution:
     rule: AttributionRule = field(default_factory=AttributionRule)
 
     def __post_init__(self) -> None:
-        for name in ("n_units", "rows_per_unit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        one_or_more(self, "n_units", "rows_per_unit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +172,7 @@ class Performance:
     def __post_init__(self) -> None:
         if not self.outcome:
             raise ValueError("outcome is '', expected the name of an outcome")
-        if self.window_days < 1:
-            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+        one_or_more(self, "window_days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +203,7 @@ class Drift:
     performance: Performance | None = None
 
     def __post_init__(self) -> None:
-        if self.window_days < 1:
-            raise ValueError(f"window_days is {self.window_days}, expected 1 or more")
+        one_or_more(self, "window_days")
         if not 2 <= self.n_cells <= 100:
             raise ValueError(f"n_cells is {self.n_cells}, expected 2 to 100")
         if not 2 <= self.max_values <= 1000:

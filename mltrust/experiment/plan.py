@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mltrust.bounds import one_or_more
+
 #: Two weeks of arrivals are the least that tell how arrivals fall.
 FEWEST_WEEKS = 2
 
@@ -26,7 +28,6 @@ class Plan:
     def __post_init__(self) -> None:
         if self.history_weeks < FEWEST_WEEKS:
             raise ValueError(f"history_weeks is {self.history_weeks}, expected {FEWEST_WEEKS} or more")
-        if self.max_weeks < 1:
-            raise ValueError(f"max_weeks is {self.max_weeks}, expected 1 or more")
+        one_or_more(self, "max_weeks")
         if not 0 < self.traffic_share <= 1:
             raise ValueError(f"traffic_share is {self.traffic_share}, expected a share above 0 and at most 1")

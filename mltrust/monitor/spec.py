@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
+from mltrust.bounds import one_or_more
 from mltrust.monitor.finding import OF_OTHERS, Severity
 from mltrust.monitor.series import Kind
 from mltrust.slices import Slice, Slicing, parted
@@ -158,8 +159,7 @@ class Detection:
     buckets: int | None = None
 
     def __post_init__(self) -> None:
-        if self.min_requests < 1:
-            raise ValueError(f"min_requests is {self.min_requests}, expected 1 or more")
+        one_or_more(self, "min_requests")
         if self.buckets is not None and self.buckets < 1:
             raise ValueError(f"buckets is {self.buckets}, expected 1 or more")
         if self.min_score is not None and self.min_score < 0:
@@ -256,8 +256,7 @@ class RollbackRule:
     page: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.persistence < 1:
-            raise ValueError(f"persistence is {self.persistence}, expected 1 or more")
+        one_or_more(self, "persistence")
         if min(self.cool_down_hours, self.blame_days, self.evidence_hours) < 0:
             raise ValueError("cool_down_hours, blame_days and evidence_hours: expected 0 or more")
 

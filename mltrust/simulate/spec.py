@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal
 
+from mltrust.bounds import one_or_more
 from mltrust.simulate.faults import OUTCOME_FAULTS, RECORD_FAULTS, counts
 from mltrust.simulate.population import ATTRIBUTES, NUMBERS
 
@@ -143,9 +144,7 @@ class Simulation:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, expected 0 or more and below 2^63")
-        for name in ("n_units", "days", "training_units", "n_files"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        one_or_more(self, "n_units", "days", "training_units", "n_files")
         if self.days_before < 0:
             raise ValueError(f"days_before is {self.days_before}, expected 0 or more")
         if not 1 < self.requests_per_unit <= 100:
