@@ -65,13 +65,19 @@ class Running(NamedTuple):
     work: Work
     again: Callable[[], StreamingQuery] | None = None
 
-    def after(self, error: Exception) -> "Running":
-        """The query started again behind the error that ended it.
+    def then(self) -> "Running | None":
+        """What goes on in place of a query that is not active any more: itself, started again behind its error.
 
-        Raises the error, explained, where a start would not mend it, and that of the second start.
+        None where it ended by itself. Raises its error, explained, where a start would not mend it, and that of the
+        second start.
         """
-        if self.again is None or not is_mended_by_a_start(error):
-            raise self.work.explained(error) from None
+        try:
+            self.query.awaitTermination()  # one that is not active may still be about to end
+        except Exception as error:
+            if self.again is None or not is_mended_by_a_start(error):
+                raise self.work.explained(error) from None
+        else:
+            return None
         log.info("%s: started again, behind a batch that an earlier run began", self.query.name)
         with self.work.explaining():
             return Running(self.again(), self.work)
@@ -102,10 +108,8 @@ def until_ended(running: Running) -> None:
     except BaseException:
         query.stop()
         raise
-    try:
-        query.awaitTermination()
-    except Exception as error:
-        until_ended(running.after(error))
+    if (again := running.then()) is not None:
+        until_ended(again)
 
 
 def until_stopped(starting: Iterable[Running], *, look_seconds: float = 1.0) -> None:
@@ -132,11 +136,10 @@ def until_stopped(starting: Iterable[Running], *, look_seconds: float = 1.0) -> 
             for at, each in enumerate(running):
                 if each.query.isActive:
                     continue
-                try:
-                    each.query.awaitTermination()  # one that is not active may still be about to end
+                if (again := each.then()) is None:
                     is_over = True
-                except Exception as error:
-                    running[at] = each.after(error)
+                else:
+                    running[at] = again
             told |= _said_behind([each.query for each in running], told)
     finally:
         for number, handler in before.items():  # told again, the process ends at once

@@ -9,9 +9,9 @@ from mltrust.errors import DataError
 Mistakes = Mapping[str, str]
 
 _SAME_NAME = "is already active in this SparkSession"
-_GONE = "a landing file of an unfinished batch is gone; put it back{file}"
 ANY: Mistakes = {_SAME_NAME: "is running already"}
 
+_GONE = "a landing file of an unfinished batch is gone; put it back{file}"
 _TWO_OF_FOLDER = "another ingest of the same landing folder is running"
 FOLDER: Mistakes = {
     "PATH_NOT_FOUND": _GONE,
