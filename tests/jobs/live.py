@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mltrust.io import models, tracking
 from tests.conftest import ROOT
-from tests.jobs.conftest import copied_conf
+from tests.jobs.conftest import changed, copied_conf
 
 Fault = Literal["errors", "scores"]
 
@@ -131,7 +131,8 @@ class Place:
 
     def tell(self, **settings: object) -> None:
         """Changes what stands in the conf of the environment."""
-        self._env.write_text(yaml.safe_dump(yaml.safe_load(self._env.read_text()) | settings))
+        with changed(self._env) as env:
+            env |= settings
 
     def land(self, lines: list[bytes]) -> None:
         """Lines as a landing file."""

@@ -23,6 +23,7 @@ from mltrust.io import models, tracking
 from mltrust.io.tables import Lakehouse
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
+from tests.jobs.conftest import changed
 
 # Minutes on one lakehouse: more than the suite's budget for all jobs together.
 pytestmark = pytest.mark.slow
@@ -70,9 +71,9 @@ class Place(NamedTuple):
     conf: Path
     folder: Path
 
-    def load(self, **changed: object) -> Conf:
+    def load(self, **settings: object) -> Conf:
         path = self.conf / "monitors" / "watch.yaml"
-        path.write_text(yaml.safe_dump(MONITOR | changed))
+        path.write_text(yaml.safe_dump(MONITOR | settings))
         return confs.load(path, "local")
 
     def lake(self) -> Lakehouse:
@@ -173,9 +174,9 @@ TABLES = ("monitor_series", "monitor_findings", "incidents", "decisions", "notif
 def place(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("monitor")
     copy = shutil.copytree(ROOT / "conf", folder / "conf")
-    env = yaml.safe_load((copy / "env/local.yaml").read_text())
     runs = {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")}
-    (copy / "env/local.yaml").write_text(yaml.safe_dump(env | {"root": str(folder / "lake"), "tracking": runs}))
+    with changed(copy / "env/local.yaml") as env:
+        env |= {"root": str(folder / "lake"), "tracking": runs}
     made = Place(spark, copy, folder)
     lake = made.lake()
     lake.ensure("inference_log", "inference_log_rejects", "outcomes")

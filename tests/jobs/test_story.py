@@ -10,7 +10,6 @@ from typing import Any
 
 import mlflow
 import pytest
-import yaml
 from pyspark.sql import SparkSession
 
 from jobs import (
@@ -29,6 +28,7 @@ from mltrust import runtime
 from mltrust.io.tables import Lakehouse
 from mltrust.verdicts import Exit
 from tests.conftest import ROOT
+from tests.jobs.conftest import changed
 
 # Every job on one lakehouse: minutes.
 pytestmark = pytest.mark.slow
@@ -68,9 +68,9 @@ class Story:
     def tracking(self) -> dict[str, str]:
         return {"uri": f"sqlite:///{self.folder}/mlflow.db", "artifacts": str(self.folder / "artifacts")}
 
-    def change(self, file: str, **changed: object) -> None:
-        path = self._conf / file
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
+    def change(self, file: str, **settings: object) -> None:
+        with changed(self._conf / file) as plain:
+            plain |= settings
 
     def tell(self, chapter: str, job: ModuleType, config: str, as_of: datetime) -> None:
         self.exits[chapter] = job.run(self.spark, confs.load(self._conf / config, "local"), as_of)
