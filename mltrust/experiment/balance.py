@@ -19,10 +19,12 @@ from mltrust.experiment.cells import (
     metric_block,
 )
 from mltrust.experiment.check import Check, Finding, judged
+from mltrust.experiment.mismatch import sample_ratio
 from mltrust.experiment.shares import Share, Shares, shares
 from mltrust.experiment.spec import Experiment
 from mltrust.stats.independence import Independence, independence, summed
-from mltrust.stats.means import mean_arm, welch
+from mltrust.stats.means import mean_arm
+from mltrust.stats.post_stratification import post_stratified
 from mltrust.stats.srm import SRM, srm
 from mltrust.verdicts import Verdict
 
@@ -45,7 +47,8 @@ def imbalances(states: ExperimentStates, experiment: Experiment) -> list[Check]:
     }
     rows = [row for name, found in families.items() for row in judged(name, "chi-square", found, level=level)]
     bias = judged("pre-exposure bias", "Welch", list(_bias(states, experiment)), level=level)
-    return [_contamination(states, experiment), *_misserved(states, experiment), *rows, *bias]
+    uncrossed = judged("contamination", "chi-square", _ratio_uncrossed(states, experiment), level=level, blocks=False)
+    return [_contamination(states, experiment), *uncrossed, *_misserved(states, experiment), *rows, *bias]
 
 
 def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
@@ -65,6 +68,28 @@ def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
         decides=False,
         value=share,
     )
+
+
+def _ratio_uncrossed(states: ExperimentStates, experiment: Experiment) -> list[Finding]:
+    """Whether the units that were seen in one variant only are as allocated, where others were seen in several.
+
+    If not, the variant itself moves units to another one, and the effect without crossed units is of unlike units.
+    """
+    if not any(states.overall.crossed(arm) for arm in experiment.arms):
+        return []
+    rest = states.overall.uncrossed()
+    test = sample_ratio(rest, experiment)
+    words = ", ".join(f"{arm} {rest.count(UNITS, arm):,}" for arm in experiment.arms)
+    return [
+        Finding(
+            test.n,
+            test.statistic,
+            float(test.df),
+            test.pvalue,
+            f"units of one variant only: {words}",
+            f"units seen in one variant only are not as allocated, so others were lost unequally: {words}",
+        )
+    ]
 
 
 def _timing(states: ExperimentStates, experiment: Experiment) -> Finding:
@@ -104,17 +129,26 @@ def _without(states: SliceStates, of: str, block: str, arm: str, phases: tuple[i
 
 
 def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]:
-    """Whether a treatment's units differed from the control's before they were exposed, per covariate."""
+    """Whether a treatment's units differed from the control's before they were exposed, per covariate.
+
+    Within allocation phases where the ratio of the arms changed.
+    """
     for treatment in experiment.treatments:
         phases = experiment.comparable_phases(treatment)
-        control, treated = (states.overall.block(PAST, arm, phases) for arm in (experiment.control, treatment))
-        if experiment.ratio_changes(treatment) or not (control.n and treated.n):
-            continue
-        for name in control.columns:
-            test = welch(control=mean_arm(control, name), treatment=mean_arm(treated, name))
+        strata = [(phase,) for phase in phases] if experiment.ratio_changes(treatment) else [tuple(phases)]
+        pairs = [
+            (control, treated)
+            for those in strata
+            for control, treated in [
+                [states.overall.block(PAST, arm, those) for arm in (experiment.control, treatment)]
+            ]
+            if control.n and treated.n
+        ]
+        n = sum(control.n + treated.n for control, treated in pairs)
+        for name in pairs[0][0].columns if pairs else ():
+            test = post_stratified([(mean_arm(control, name), mean_arm(treated, name)) for control, treated in pairs])
             subject = "units without a past" if name == NO_PAST else f"{name} before exposure"
             words = f"{subject}: {test.mean_control:.4g} in control, {test.mean_treatment:.4g} in {treatment}"
-            n = control.n + treated.n
             alarm = f"the arms differ in {words}"
             yield Finding(n, test.statistic, test.df, test.pvalue, words, alarm, name, treatment)
 

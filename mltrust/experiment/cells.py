@@ -34,8 +34,8 @@ BUCKET, NO_BUCKET, AGREES = "bucket", "(none)", "agrees"
 NO_VARIANT = "(none)"
 #: Blocks of all units: those answered by a model version that is not of their arm, and those with a failed request.
 MISSERVED, FAILED = "misserved", "failed"
-#: The column beside a value that holds its square, and the one of its change over the days since exposure.
-SQUARES, TREND, WINDOW = "squares", "trend", "window"
+#: The columns of a value's change over the days since exposure, and of its sum over them.
+TREND, WINDOW = "trend", "window"
 
 
 class Arm(NamedTuple):
@@ -87,9 +87,14 @@ def metric_block(metric: Metric) -> str:
     return f"metric {metric.name}"
 
 
-def squares_block(metric: Metric) -> str:
-    """The block of the metric's numerator and its squares, from which its skewness comes."""
-    return f"squares {metric.name}"
+def products_block(metric: Metric) -> str:
+    """The block of the metric's columns and their products, from which its skewness comes."""
+    return f"products {metric.name}"
+
+
+def product(a: str, b: str) -> str:
+    """The name of the column that holds the product of two."""
+    return " x ".join(sorted((a, b)))
 
 
 def capped_block(metric: Metric) -> str:
@@ -102,9 +107,9 @@ def trend_block(metric: Metric) -> str:
     return f"trend {metric.name}"
 
 
-def has_squares(metric: Metric) -> bool:
-    """Whether a metric is a mean of unit sums, which can be skewed."""
-    return metric.denominator is None and KINDS[metric.kind].unit_value == "sum"
+def has_products(metric: Metric) -> bool:
+    """Whether a metric is of unit sums, whose skewness is not known before they are read."""
+    return KINDS[metric.kind].unit_value == "sum"
 
 
 def has_trend(metric: Metric) -> bool:

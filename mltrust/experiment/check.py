@@ -31,7 +31,10 @@ class Check(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A test before its family is known. `metric` is what it concerns, `alarm` stands for `words` where it fails."""
+    """A test before its family is known. `metric` is what it concerns, `alarm` stands for `words` where it fails.
+
+    `untested` says why there is none where its p-value is nan.
+    """
 
     n: int
     statistic: float
@@ -44,6 +47,7 @@ class Finding(NamedTuple):
     slice_key: str = ""
     slice_value: str = ""
     value: float = nan
+    untested: str = "too few units"
 
 
 def judged(check: str, method: str, family: Sequence[Finding], *, level: float, blocks: bool = True) -> list[Check]:
@@ -61,7 +65,7 @@ def judged(check: str, method: str, family: Sequence[Finding], *, level: float, 
 
 def _row(check: str, method: str, found: Finding, qvalue: float, n_family: int, level: float, blocks: bool) -> Check:
     if isnan(qvalue):
-        verdict, reason = Verdict.INCONCLUSIVE, f"not tested, too few units: {found.words}"
+        verdict, reason = Verdict.INCONCLUSIVE, f"not tested, {found.untested}: {found.words}"
     elif qvalue < level:
         verdict, reason = Verdict.BREACH if blocks else Verdict.INCONCLUSIVE, found.alarm
     else:

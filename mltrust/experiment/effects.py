@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import NamedTuple
 
 from scipy import special
@@ -94,7 +94,8 @@ def effects(states: ExperimentStates, experiment: Experiment, as_of: date) -> li
         for metric in experiment.unit_metrics:
             family = slice_readings(slices, experiment, metric)
             others = slice_readings(rests, experiment, metric)
-            rows += _beside_rests(_of_slices(family, experiment), family, others, [len(those) for those in sets])
+            sizes = [len(those) for those in sets]
+            rows += _beside_rests(_of_slices(family, experiment), family, others, sizes, experiment)
         for metric in experiment.quantiles:
             rows += _of_slices(
                 slice_quantiles(states, experiment, metric, [each.slice for each in slices]), experiment
@@ -109,20 +110,32 @@ def _overall_readings(states: ExperimentStates, experiment: Experiment, as_of: d
 
 
 def _of_slices(family: Sequence[Reading], experiment: Experiment) -> list[Effect]:
-    return _judged(family, benjamini_hochberg([each.comparison.pvalue for each in family]), experiment)
+    """Slices that are too small for a verdict are no members of the family that is corrected."""
+    pvalues = [
+        nan if each.lacks or too_small(each.metric, each.comparison, experiment) else each.comparison.pvalue
+        for each in family
+    ]
+    return _judged(family, benjamini_hochberg(pvalues), experiment)
 
 
 def _beside_rests(
-    rows: Sequence[Effect], own: Sequence[Reading], rests: Sequence[Reading], sizes: Sequence[int]
+    rows: Sequence[Effect],
+    own: Sequence[Reading],
+    rests: Sequence[Reading],
+    sizes: Sequence[int],
+    experiment: Experiment,
 ) -> list[Effect]:
     """Effects of slices with how they differ from those of all other slices of their set; sets have these sizes.
 
-    Of two slices only the first is tested, as the second says the same.
+    Of two slices only the first is tested, as the second says the same; none that is too small for a verdict, or has
+    such a rest.
     """
     n_treatments = len(rows) // (sum(sizes) or 1)
     tested = [size > 1 and at < (size if size > 2 else 1) for size in sizes for at in range(size)]
     found = [
-        against_rest(own=one.comparison, rest=rest.comparison) if told else None
+        against_rest(own=one.comparison, rest=rest.comparison)
+        if told and not any(too_small(each.metric, each.comparison, experiment) for each in (one, rest))
+        else None
         for one, rest, told in zip(own, rests, [each for each in tested for _ in range(n_treatments)], strict=True)
     ]
     qvalues = benjamini_hochberg([nan if each is None else each.pvalue for each in found])
@@ -160,7 +173,8 @@ def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experime
     pair = (experiment.control, reading.treatment)
     phases = experiment.comparable_phases(reading.treatment)
     units = sum(states.count(UNITS, arm, phases) for arm in pair)
-    mature = sum(states.count(mature_block(metric), arm, phases) for arm in pair)
+    looked = reading.looked or states
+    mature = sum(looked.count(mature_block(metric), arm, phases) for arm in pair)
     verdict, reason = _judge(reading, qvalue, experiment)
     overall = tuple(states.slice) == OVERALL
     posterior = _posterior(reading)
@@ -179,7 +193,7 @@ def _effect(reading: Reading, qvalue: float, n_family: int, experiment: Experime
         non_inferiority_pvalue=reading.compared.non_inferiority,
         alpha=experiment.alpha,
         verdict=verdict,
-        reason=reason + _did_not_help(reading, experiment),
+        reason="; ".join(filter(None, (reason, _did_not_help(reading, experiment), reading.note))),
         decides=overall and experiment.decides(metric) and reading.leads,
         mde=_mde(reading, experiment, n_family if reading.role == "goal" and overall else 1),
         variance_reduction=reading.variance_reduction,
@@ -209,7 +223,7 @@ def _did_not_help(reading: Reading, experiment: Experiment) -> str:
     by_chance = float(special.chdtri(rank, 0.05)) / n if rank and n else 0.0
     if reading.variance_reduction > by_chance:
         return ""
-    return "; the units' past explains no more than chance would" if by_past else "; it takes no variance away"
+    return "the units' past explains no more than chance would" if by_past else "it takes no variance away"
 
 
 def _posterior(reading: Reading) -> Posterior:
@@ -221,12 +235,13 @@ def _posterior(reading: Reading) -> Posterior:
     if metric.prior_sd is None and compared.method == _PLAIN_SHARE and min(compared.n_control, compared.n_treatment):
         [(control, treatment)] = reading.compared.pairs
         return beta_binomial(control=control, treatment=treatment, increase_is_good=metric.direction == "increase")
-    prior = FLAT if metric.prior_sd is None else Normal(0.0, metric.prior_sd.size(compared.mean_control))
+    sd = inf if metric.prior_sd is None else metric.prior_sd.size(compared.mean_control)
+    known = sd > 0  # not a share of a control mean of 0, or of none
     return normal_normal(
         effect=compared.effect,
-        std_error=compared.std_error,
+        std_error=compared.std_error if known else nan,
         increase_is_good=metric.direction == "increase",
-        prior=prior,
+        prior=Normal(0.0, sd) if known else FLAT,
     )
 
 
@@ -247,16 +262,19 @@ def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Ver
         return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"
     better = (compared.effect > 0) == (metric.direction == "increase")
     shown = qvalue <= alpha
+    if shown and reading.compared.sign == 0:
+        return Verdict.INCONCLUSIVE, f"shown at an earlier look (q = {qvalue:.2g}), and not what there is now"
     if metric.role == "guardrail":
-        excluded = reading.compared.non_inferiority
+        excluded, now = reading.compared.non_inferiority, reading.compared.from_margin
+        if excluded <= alpha and now is not None and (now.effect > 0) != (metric.direction == "increase"):
+            return Verdict.INCONCLUSIVE, f"a loss of the margin was excluded (p = {excluded:.2g}), and now is there"
         if excluded <= alpha:
             return Verdict.PASS, f"a loss of the margin is excluded (p = {excluded:.2g})"
         if shown and not better:
             return Verdict.BREACH, f"worse by {abs(compared.effect):.4g} (q = {qvalue:.2g})"
-        return (
-            Verdict.INCONCLUSIVE,
-            f"a loss of the margin is not excluded (p = {excluded:.2g})",
-        )
+        if isnan(excluded):
+            return Verdict.INCONCLUSIVE, "no test of the margin"
+        return Verdict.INCONCLUSIVE, f"a loss of the margin is not excluded (p = {excluded:.2g})"
     if not shown:
         return Verdict.INCONCLUSIVE, f"no effect shown (q = {qvalue:.2g})"
     word = "better" if better else "worse"

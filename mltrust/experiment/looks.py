@@ -1,6 +1,6 @@
 """The looks of a sequential analysis: states that grow with the days of first exposure, recomputed at every run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from itertools import accumulate
 from operator import add
@@ -11,6 +11,7 @@ from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 
 _WEEK = timedelta(days=7)
+_SMALLEST_RISE = 1e-3
 
 
 class Looks(NamedTuple):
@@ -41,6 +42,15 @@ def looks(states: ExperimentStates, experiment: Experiment) -> Looks:
     first = next(iter(states.by_day.values()), None)
     n_first = sum(first.count(UNITS, arm) for arm in experiment.arms) if first is not None else 0
     return Looks(upto, experiment.expected_units(n_first))
+
+
+def rising(information: Sequence[float]) -> list[int]:
+    """Which looks of a share of the planned information add to it: each at least 0.001 beyond the one before it."""
+    found: list[int] = []
+    for at, share in enumerate(information):
+        if share - (information[found[-1]] if found else 0.0) >= _SMALLEST_RISE:
+            found.append(at)
+    return found
 
 
 def _ends(start: date, last: date) -> Iterator[date]:

@@ -10,9 +10,18 @@ from mltrust.experiment.cells import NO_PAST, SliceStates, mature_block, past_co
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
 from mltrust.states.moments import Moments
-from mltrust.stats.cuped import Quantity, cuped
+from mltrust.stats.cuped import Cuped, Quantity, cuped
 from mltrust.stats.equivalence import equivalence
-from mltrust.stats.means import Arm, Comparison, contrast, fieller, normal_score, one_sided_pvalue, welch
+from mltrust.stats.means import (
+    Arm,
+    Comparison,
+    FiellerInterval,
+    contrast,
+    fieller,
+    normal_score,
+    one_sided_pvalue,
+    welch,
+)
 from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.stats.sequential import (
     Look,
@@ -33,7 +42,8 @@ class Compared(NamedTuple):
 
     `from_margin` compares the treatment with the control made worse by the metric's margin. `half_width` is that of
     the interval, `non_inferiority` the one-sided p-value that a loss of the margin is excluded, `equivalence` that of
-    the two one-sided tests that the arms are the same but for the metric's equivalence margin.
+    the two one-sided tests that the arms are the same but for the metric's equivalence margin. `sign` is that of the
+    effect that a test at several looks has shown, 0 where the last look says the opposite; None for a test at one.
     """
 
     comparison: Comparison
@@ -42,6 +52,7 @@ class Compared(NamedTuple):
     non_inferiority: float
     half_width: float
     equivalence: float = nan
+    sign: int | None = None
 
 
 def plain(metric: Metric) -> ToArms:
@@ -52,18 +63,32 @@ def plain(metric: Metric) -> ToArms:
 
 def adjusted(metric: Metric, experiment: Experiment) -> ToArms:
     """The arms of a metric moved by CUPED to the past of both together."""
-    quantity = Quantity(metric.numerator, metric.denominator)
-    past = [Quantity(*(past_column(column) for column in metric.columns()))]
-    past += [Quantity(past_column(name)) for name in experiment.covariates if name not in metric.columns()]
-    covariates = [*past, Quantity(NO_PAST)]
 
     def arms(control: Moments, treatment: Moments) -> Pair:
         if not (control.n and treatment.n):
             return plain(metric)(control, treatment)
-        found = cuped(control=control, treatment=treatment, metric=quantity, covariates=covariates)
+        found = _by_past(metric, experiment, control, treatment)
         return found.control, found.treatment
 
     return arms
+
+
+def _by_past(metric: Metric, experiment: Experiment, control: Moments, treatment: Moments) -> Cuped:
+    """CUPED by the metric's own past and the conf's covariates; a ratio of which an arm had no past is none."""
+    past = [Quantity(*(past_column(column) for column in metric.columns()))]
+    past += [Quantity(past_column(name)) for name in experiment.covariates if name not in metric.columns()]
+    known = [each for each in past if all(_is_defined(each, state) for state in (control, treatment))]
+    return cuped(
+        control=control,
+        treatment=treatment,
+        metric=Quantity(metric.numerator, metric.denominator),
+        covariates=[*known, Quantity(NO_PAST)],
+        alpha=experiment.alpha,
+    )
+
+
+def _is_defined(quantity: Quantity, state: Moments) -> bool:
+    return quantity.denominator is None or bool(state.mean[state.index(quantity.denominator)])
 
 
 def fixed(
@@ -85,6 +110,10 @@ def fixed(
         by_phase = [tuple(states.moments(metric, arm, (at,)) for arm in names) for at in phases]
         pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in by_phase]).pairs]
         comparison = post_stratified(pairs, alpha=alpha)
+    elif by_past and whole.n and treated.n:
+        # Its relative interval knows what chance in the covariates does to the control mean, which arms do not tell.
+        found = _by_past(metric, experiment, whole, treated)
+        pairs, comparison = [(found.control, found.treatment)], found.comparison
     else:
         # Shares of weighted units have the variance of their weights, not that of a share.
         compare = welch if by_past or experiment.sample is not None else KINDS[metric.kind].compare
@@ -115,13 +144,16 @@ def compared(states: SliceStates, experiment: Experiment, metric: Metric, treatm
     return fixed(states, experiment, metric, treatment, by_past=experiment.pre_days is not None).comparison
 
 
-def by_slices(slices: Sequence[SliceStates], experiment: Experiment, metric: Metric, treatment: str) -> Compared:
-    """The test within slices, weighted by their units; those with few units are taken together."""
+def by_slices(
+    slices: Sequence[SliceStates], experiment: Experiment, metric: Metric, treatment: str
+) -> tuple[Compared, int]:
+    """The test within slices, weighted by their units, and how many of them had too few and were taken together."""
     phases = experiment.comparable_phases(treatment)
     moments = [tuple(each.moments(metric, arm, phases) for arm in (experiment.control, treatment)) for each in slices]
     to_arms = plain(metric)
-    pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in moments]).pairs]
-    return with_margins(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None)
+    joined = join_small([(c, t) for c, t in moments])
+    pairs = [to_arms(c, t) for c, t in joined.pairs]
+    return with_margins(post_stratified(pairs, alpha=experiment.alpha), pairs, metric, None), joined.n_joined
 
 
 def value_limits(metric: Metric) -> tuple[float, float] | None:
@@ -217,8 +249,8 @@ def _from_margin(metric: Metric, pairs: Sequence[Pair], df: float | None) -> Com
 def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
     """What holds at all looks so far whenever one stops: the smallest p-value, the intervals' intersection.
 
-    The looks are cumulative and in order of time. The margin is excluded by the same kind of test, on the looks at
-    which the treatment was better than that.
+    The looks are cumulative and in order of time. The margin is excluded by one side of the same kind of test, on the
+    looks at which the treatment was better than that.
     """
     alpha, now = experiment.alpha, looks[-1]
     counts = [is_readable(metric, each.comparison) for each in looks]
@@ -228,7 +260,7 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
         horizon=horizon,
     )[-1]
     rho = best_rho(alpha=alpha, horizon=horizon)
-    half_width = always_valid(_look(now.comparison), alpha=alpha, rho=rho).half_width
+    half_widths = [always_valid(_look(each.comparison), alpha=alpha, rho=rho).half_width for each in looks]
     excluded = nan
     if metric.margin is not None:
         shifted = [each.from_margin for each in looks if each.from_margin is not None]
@@ -236,11 +268,37 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
         told = [read and each.effect * good > 0 for each, read in zip(shifted, counts, strict=True)]
         of_margin = [_look(each, counts=read) for each, read in zip(shifted, told, strict=True)]
         smallest = confidence_sequence(of_margin, alpha=alpha, horizon=horizon)[-1].pvalue
-        excluded = smallest if any(told) or not any(counts) else 1.0
-    comparison = _renamed(now, "always-valid", half_width)._replace(
-        pvalue=held.pvalue, ci_low=held.ci_low, ci_high=held.ci_high
+        excluded = _of_one_side(smallest) if any(told) or not any(counts) else 1.0
+    relative = [
+        _relative(each, half_width) for each, half_width, told in zip(looks, half_widths, counts, strict=True) if told
+    ]
+    low = max((each.low for each in relative if not isnan(each.low)), default=nan)
+    high = min((each.high for each in relative if not isnan(each.high)), default=nan)
+    comparison = _renamed(now, "always-valid", half_widths[-1])._replace(
+        pvalue=held.pvalue,
+        ci_low=held.ci_low,
+        ci_high=held.ci_high,
+        rel_ci_low=nan if held.is_empty or low > high else low,
+        rel_ci_high=nan if held.is_empty or low > high else high,
     )
-    return now._replace(comparison=comparison, non_inferiority=excluded, half_width=half_width, equivalence=nan)
+    return now._replace(
+        comparison=comparison,
+        non_inferiority=excluded,
+        half_width=half_widths[-1],
+        equivalence=nan,
+        sign=_agreed([1] * (held.ci_low > 0) + [-1] * (held.ci_high < 0), comparison.effect),
+    )
+
+
+def _of_one_side(pvalue: float) -> float:
+    """The p-value of a claim about one side, of looks at that side, from that of both; 1 stays 1."""
+    return pvalue / 2 if pvalue < 1 else pvalue
+
+
+def _agreed(shown: Sequence[int], effect: float) -> int:
+    """The sign that looks have shown and the last effect has too; 0 where there is no such one."""
+    signs = {*shown, 1 if effect > 0 else -1}
+    return signs.pop() if shown and len(signs) == 1 else 0
 
 
 def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
@@ -250,20 +308,25 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
     statistics = [
         normal_score(each.comparison.effect / each.comparison.std_error, each.comparison.df) for each in looks
     ]
-    bound = group_sequential(statistics, information, alpha=alpha)[-1].bound
+    tests = group_sequential(statistics, information, alpha=alpha)
+    bound = tests[-1].bound
     half_width = bound * now.comparison.std_error if bound < inf else nan
     comparison = _renamed(now, "group-sequential", half_width)
     good = 1 if metric.direction == "increase" else -1
-    # Looks on the bad side of the margin exclude nothing; both sides' bounds make the test of one a little careful.
+    # Looks on the bad side of the margin exclude nothing.
     shifted = [each.from_margin for each in looks if each.from_margin is not None]
     of_margin = [max(0.0, good * normal_score(each.statistic, each.df)) for each in shifted]
     return now._replace(
         comparison=comparison._replace(
             statistic=statistics[-1], pvalue=group_sequential_pvalue(statistics, information)
         ),
-        non_inferiority=group_sequential_pvalue(of_margin, information) if of_margin else nan,
+        non_inferiority=_of_one_side(group_sequential_pvalue(of_margin, information)) if of_margin else nan,
         half_width=half_width,
         equivalence=nan,
+        sign=_agreed(
+            [1 if each.statistic > 0 else -1 for each in tests if abs(each.statistic) >= each.bound],
+            comparison.effect,
+        ),
     )
 
 
@@ -289,17 +352,7 @@ def _look(compared: Comparison, *, counts: bool = True) -> Look:
 
 def _renamed(now: Compared, method: str, half_width: float) -> Comparison:
     """The last look's comparison under another method: its interval and that of the relative effect."""
-    compared, rel = now.comparison, (nan, nan)
-    if len(now.pairs) == 1:
-        variance = now.pairs[0][0].mean_variance
-        found = fieller(
-            effect=compared.effect,
-            effect_variance=compared.std_error**2,
-            mean=compared.mean_control,
-            mean_variance=variance,
-            critical=half_width / compared.std_error,
-        )
-        rel = (found.low, found.high)
+    compared, relative = now.comparison, _relative(now, half_width)
     return compared._replace(
         method=method,
         df=nan,
@@ -307,6 +360,23 @@ def _renamed(now: Compared, method: str, half_width: float) -> Comparison:
         pvalue=nan,
         ci_low=compared.effect - half_width,
         ci_high=compared.effect + half_width,
-        rel_ci_low=rel[0],
-        rel_ci_high=rel[1],
+        rel_ci_low=relative.low,
+        rel_ci_high=relative.high,
+    )
+
+
+def _relative(now: Compared, half_width: float) -> FiellerInterval:
+    """Limits of the relative effect, of one pair of arms, as wide as the absolute interval of this half width.
+
+    By CUPED the chance in the covariates' common mean is left out: of effects of 10 % about 1 % of the variance.
+    """
+    if len(now.pairs) != 1:
+        return FiellerInterval(nan, nan, nan)
+    compared = now.comparison
+    return fieller(
+        effect=compared.effect,
+        effect_variance=compared.std_error**2,
+        mean=compared.mean_control,
+        mean_variance=now.pairs[0][0].mean_variance,
+        critical=half_width / compared.std_error,
     )

@@ -109,7 +109,7 @@ def _sequential_row(
 
 def _srm_family(slices: Sequence[SliceStates], experiment: Experiment) -> list[Check]:
     """Sample ratio mismatch of the slices of one nesting level, corrected among themselves by Benjamini-Hochberg."""
-    tests = [_srm(each, experiment) for each in slices]
+    tests = [sample_ratio(each, experiment) for each in slices]
     qvalues = benjamini_hochberg([test.pvalue for test in tests])
     n_family = sum(not isnan(test.pvalue) for test in tests)
     return [
@@ -118,7 +118,7 @@ def _srm_family(slices: Sequence[SliceStates], experiment: Experiment) -> list[C
     ]
 
 
-def _srm(states: SliceStates, experiment: Experiment) -> SRM:
+def sample_ratio(states: SliceStates, experiment: Experiment) -> SRM:
     """The test of the units in arms that had weight in their phase; the others are `n_unexpected`."""
     phases = range(len(experiment.phases))
     counts = {

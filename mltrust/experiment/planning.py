@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 from math import ceil, inf, isnan, nan
 from typing import Literal, NamedTuple
 
 from mltrust.experiment.cells import ExperimentStates, SliceStates, metric_block
+from mltrust.experiment.looks import rising
 from mltrust.experiment.methods import Compared, fixed, is_readable
 from mltrust.experiment.spec import Experiment, Inference
 from mltrust.experiment.sufficiency import too_small
@@ -84,7 +84,16 @@ def plan(states: ExperimentStates, experiment: Experiment, trial: Trial) -> Plan
     ]
     weeks, reasons = _fewest_weeks(rows)
     verdict = Verdict.INCONCLUSIVE if weeks is None else Verdict.PASS
-    return Planned(verdict, weeks, tuple(reasons), tuple(rows), overall)
+    return Planned(verdict, weeks, (*reasons, *_not_planned(experiment)), tuple(rows), overall)
+
+
+def _not_planned(experiment: Experiment) -> Iterator[str]:
+    """What the conf asks for and a plan knows nothing of."""
+    for metric in experiment.quantiles:
+        if experiment.decides(metric):
+            yield f"{metric.name} decides and is a quantile, for which nothing is planned"
+    if experiment.sample is not None:
+        yield f"the readout is to read a sample of {experiment.sample.rate:.3g} of the units; this is planned for all"
 
 
 def _fewest_weeks(rows: Sequence[Prospect]) -> tuple[int | None, list[str]]:
@@ -202,11 +211,12 @@ def _fixed_width(test: _Test) -> float:
 
 
 def _always_valid_width(test: _Test) -> float:
-    alpha, n = test.design.experiment.alpha, test.n_looks[-1]
+    n = test.n_looks[-1]
     if not (n and test.horizon > 0 and test.std_error > 0):
         return nan
-    rho = best_rho(alpha=alpha, horizon=test.horizon)
-    return always_valid(Look(0.0, test.std_error, n), alpha=alpha, rho=rho).half_width
+    # As the readout has it: rho of its alpha, whatever the claim.
+    rho = best_rho(alpha=test.design.experiment.alpha, horizon=test.horizon)
+    return always_valid(Look(0.0, test.std_error, n), alpha=_alpha_of_both_sides(test), rho=rho).half_width
 
 
 def _group_sequential_width(test: _Test) -> float:
@@ -214,12 +224,17 @@ def _group_sequential_width(test: _Test) -> float:
     if not test.horizon > 0:
         return nan
     shares = [n / test.horizon for n in test.n_looks]
-    looks = tuple(share for before, share in pairwise([0.0, *shares]) if share - before > _SMALLEST_LOOK)
-    bound = _last_bound(looks, test.design.experiment.alpha) if looks else inf
+    looks = tuple(shares[at] for at in rising(shares))
+    bound = _last_bound(looks, _alpha_of_both_sides(test)) if looks else inf
     return bound * test.std_error if bound < inf else nan
 
 
-_SMALLEST_LOOK = 1e-3
+def _alpha_of_both_sides(test: _Test) -> float:
+    """What a test at several looks, which is of both sides, has: a guardrail asks about one of them."""
+    alpha = test.design.experiment.alpha
+    return 2 * alpha if test.design.claim == "non-inferiority" else alpha
+
+
 _ONCE: tuple[Inference, ...] = ("fixed",)
 _WIDTHS: Mapping[Inference, Callable[[_Test], float]] = {
     "fixed": _fixed_width,

@@ -1,13 +1,13 @@
 """Were units assigned by chance: evenly over buckets, by the declared hash, independently of other experiments?"""
 
-from collections.abc import Iterator
-from math import nan
+from collections.abc import Iterator, Sequence
+from math import isnan
 
 from mltrust.experiment.assignment import Assignment
 from mltrust.experiment.cells import NO_VARIANT, UNITS, ExperimentStates
 from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.spec import Experiment
-from mltrust.stats.independence import independence, summed
+from mltrust.stats.independence import Independence, independence, summed
 from mltrust.stats.srm import srm
 from mltrust.verdicts import Verdict
 
@@ -15,27 +15,33 @@ _SMALLEST_EXPECTED = 5
 
 
 def randomisations(states: ExperimentStates, experiment: Experiment) -> list[Check]:
-    """The check of buckets where the conf declares how they come about, and of every experiment that overlaps."""
+    """The check of buckets where the conf declares how they come about, and of every experiment that shares units.
+
+    Buckets that are units are in every experiment alike, whatever their users are: they share nothing.
+    """
     found: list[Check] = []
     if experiment.assignment is not None:
         found += _assignment(states, experiment, experiment.assignment)
-    overlaps = list(_overlaps(states, experiment))
+    overlaps = list(_overlaps(states, experiment)) if experiment.unit != "bucket_id" else []
     return found + judged("overlap", "chi-square", overlaps, level=experiment.srm_alpha)
 
 
 def _assignment(states: ExperimentStates, experiment: Experiment, assignment: Assignment) -> Iterator[Check]:
     n = sum(bucket.n for bucket in states.buckets.values())
     yield _agreement(states, n, assignment)
-    names = [assignment.bucket % number for number in range(assignment.n_buckets)]
-    counts = [states.buckets[name].n if name in states.buckets else 0 for name in names]
-    strange = n - sum(counts)
-    test = srm(counts, [1.0] * len(counts)) if sum(counts) else None
-    words = f"{sum(counts):,} units in {len(counts):,} buckets"
+    together = [
+        [states.buckets[name].n if name in states.buckets else 0 for name in names]
+        for names in assignment.opened_together()
+    ]
+    known = sum(map(sum, together))
+    strange = n - known
+    test = _evenness(together)
+    words = f"{known:,} units in {sum(map(len, together)):,} buckets"
     uneven = Finding(
         n=n,
-        statistic=nan if test is None else test.statistic,
-        df=nan if test is None else float(test.df),
-        pvalue=nan if test is None else test.pvalue,
+        statistic=test.statistic,
+        df=float(test.df),
+        pvalue=test.pvalue,
         words=words,
         alarm=f"units are not spread evenly: {words}",
         metric="evenness",
@@ -43,6 +49,13 @@ def _assignment(states: ExperimentStates, experiment: Experiment, assignment: As
     yield from judged("assignment", "chi-square", [uneven], level=experiment.srm_alpha)
     if strange:
         yield _failed("buckets", n, strange, f"{strange:,} of {n:,} units are in no bucket of the declared ones")
+
+
+def _evenness(together: Sequence[Sequence[int]]) -> Independence:
+    """Whether units are spread evenly over the buckets that were opened together; each has had its own time."""
+    tests = [srm(counts, [1.0] * len(counts)) for counts in together]
+    told = [test for test in tests if not isnan(test.pvalue)]
+    return summed([Independence(test.n, test.statistic, test.df, test.pvalue) for test in told])
 
 
 def _agreement(states: ExperimentStates, n: int, assignment: Assignment) -> Check:
@@ -76,6 +89,8 @@ def _overlaps(states: ExperimentStates, experiment: Experiment) -> Iterator[Find
     """
     for other, by_variant in states.overlaps.items():
         met = [each for variant, each in by_variant.items() if variant != NO_VARIANT]
+        if not met:  # no unit is in both
+            continue
         tests = []
         for phase in range(len(experiment.phases)):
             arms = [arm for arm in experiment.arms if experiment.has_weight(arm, phase)]

@@ -6,7 +6,7 @@ from math import isnan, nan
 from typing import NamedTuple
 
 from mltrust.experiment.cells import UNITS, ExperimentStates, SliceStates
-from mltrust.experiment.looks import Looks, looks
+from mltrust.experiment.looks import Looks, looks, rising
 from mltrust.experiment.methods import (
     Compared,
     at_every_look,
@@ -27,7 +27,8 @@ from mltrust.stats.means import Comparison
 class Reading(NamedTuple):
     """A comparison before its family and its verdict are known; `leads` where the conf decides by its method.
 
-    `lacks` says in words why there can be no verdict, '' where there can.
+    `lacks` says in words why there can be no verdict, '' where there can. `looked` are the units of the last planned
+    look, where those that came after it are not read yet. `note` is said beside the verdict.
     """
 
     metric: Metric
@@ -37,6 +38,8 @@ class Reading(NamedTuple):
     leads: bool
     variance_reduction: float = nan
     lacks: str = ""
+    looked: SliceStates | None = None
+    note: str = ""
 
     @property
     def comparison(self) -> Comparison:
@@ -111,15 +114,16 @@ def _sequential(known: Looks, experiment: Experiment, best: Reading, as_of: date
         return best._replace(compared=at_every_look(each, metric, experiment, horizon)) if each else None
     if experiment.horizon is None:
         return best._replace(compared=untested(best.compared), lacks=_NO_HORIZON)
-    if not each:
+    told = rising([(one.comparison.n_control + one.comparison.n_treatment) / horizon for one in each])
+    if not told:
         return best._replace(compared=untested(best.compared), lacks=_NO_LOOK)
-    compared = at_planned_looks(each, metric, experiment, horizon)
+    compared = at_planned_looks([each[look] for look in told], metric, experiment, horizon)
     spent = isnan(compared.half_width) and not compared.comparison.pvalue <= experiment.alpha
-    return best._replace(compared=compared, lacks=_SPENT if spent else "")
+    return best._replace(compared=compared, lacks=_SPENT if spent else "", looked=at[told[-1]])
 
 
 _NO_HORIZON = "the conf has no horizon, of which every planned look is a share: plan_experiment says how many units"
-_NO_LOOK = "no planned look yet: the windows of the first week's units are not over"
+_NO_LOOK = "no planned look yet: the windows of the first week's units are not over, or these are next to none"
 _SPENT = "this look has no alpha to spend: too few units yet, or an earlier one had as many as the horizon"
 
 
@@ -153,9 +157,11 @@ def _post_stratified(
     for metric, treatment in _each(experiment):
         if metric.denominator is not None or experiment.ratio_changes(treatment):
             continue
-        compared = by_slices(slices, experiment, metric, treatment)
+        compared, n_joined = by_slices(slices, experiment, metric, treatment)
         plain = fixed(states.overall, experiment, metric, treatment).comparison
         reading = Reading(metric, treatment, states.overall, compared, False, _reduction(compared, plain))
+        if n_joined:
+            reading = reading._replace(note=f"{n_joined} slices of few units taken together")
         yield _named(reading, f"post-stratified by {' x '.join(names)}")
 
 

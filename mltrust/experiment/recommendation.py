@@ -53,7 +53,8 @@ def _recommend(
     ]
     early, odd = _early(experiment, as_of), _too_good(checked, deciding)
     harm = [each for each in deciding if each.verdict is Verdict.BREACH and (not early or each.qvalue <= EARLY_LEVEL)]
-    if losses := [_of_effect(each) for each in harm] + [_of_check(each) for each in unfair if _fails(each)]:
+    limited = [] if early else [each for each in unfair if _fails(each)]
+    if losses := [_of_effect(each) for each in harm] + [_of_check(each) for each in limited]:
         return "do not ship", Verdict.BREACH, odd + losses
     open_ = [_of_effect(each) for each in deciding if each.verdict is Verdict.INCONCLUSIVE]
     open_ += [_of_check(each) for each in unfair]
@@ -132,8 +133,8 @@ _WARNINGS = (
     "heterogeneity",
     "worst slice",
 )
-#: Of these a finding is a q-value below the threshold; of the others a value above it.
-_TESTED = ("capping", "outcome delay", "trend", "interaction", "heterogeneity")
+#: Of these a finding is a value above the threshold, of the others a q-value below it.
+_MEASURED = ("share of units", "third moment")
 
 
 def _warnings(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:
@@ -150,11 +151,10 @@ def _fails(row: Check) -> bool:
 
 def _warns(row: Check) -> bool:
     """Whether a check found something, rather than too little to say."""
-    if row.check in _TESTED:
-        return row.verdict is Verdict.INCONCLUSIVE and row.qvalue < row.threshold
     if row.check == "simpson":
         return row.method == "mix shift"
-    return row.verdict is Verdict.INCONCLUSIVE and row.value > row.threshold
+    found = row.value > row.threshold if row.method in _MEASURED else row.qvalue < row.threshold
+    return row.verdict is Verdict.INCONCLUSIVE and found
 
 
 def _too_good(checked: Sequence[Check], deciding: Sequence[Effect]) -> list[str]:

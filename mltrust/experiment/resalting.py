@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from mltrust.experiment.cells import ExperimentStates, Resalted
+from mltrust.experiment.cells import ExperimentStates, Resalted, product
 from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.spec import Experiment
 from mltrust.experiment.sufficiency import MIN_BUCKETS, too_small
@@ -116,8 +116,3 @@ def _moments(metric: Metric, sums: np.ndarray, found: Resalted) -> Moments:
     means = np.array([sums[at[name]] for name in names]) / (n or 1)
     products = np.array([[sums[at[product(a, b)]] for b in names] for a in names])
     return Moments(names, n, means + np.array(found.centre), products - n * np.outer(means, means))
-
-
-def product(a: str, b: str) -> str:
-    """The name of the column that holds the product of two."""
-    return " x ".join(sorted((a, b)))

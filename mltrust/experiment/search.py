@@ -1,6 +1,7 @@
 """The slice that loses most among crossings of attributes: found on half of the units, confirmed on the others."""
 
 from collections.abc import Iterator, Mapping
+from math import inf, isnan
 from typing import NamedTuple
 
 from mltrust.experiment.cells import ExperimentStates, SliceStates
@@ -32,7 +33,9 @@ class _Found(NamedTuple):
     @property
     def pvalue(self) -> float:
         """Of the second half, that the slice does not lose."""
-        return one_sided_pvalue(self.second, increase=self.metric.direction == "decrease")
+        # The law of shares is normal, which a comparison says by df of nan.
+        second = self.second._replace(df=inf) if isnan(self.second.df) else self.second
+        return one_sided_pvalue(second, increase=self.metric.direction == "decrease")
 
 
 def worst_slices(states: ExperimentStates, experiment: Experiment) -> list[Check]:

@@ -18,7 +18,6 @@ from mltrust.experiment.cells import (
     MISSERVED,
     NO_BUCKET,
     PAST,
-    SQUARES,
     TREND,
     TRIGGERED,
     UNITS,
@@ -37,18 +36,18 @@ from mltrust.experiment.cells import (
     by_value,
     capped_block,
     crossings,
-    has_squares,
+    has_products,
     has_trend,
     mature_block,
     metric_block,
     overall_of,
     past_names,
+    product,
+    products_block,
     slices_by_day,
     slices_of,
-    squares_block,
     trend_block,
 )
-from mltrust.experiment.resalting import product
 from mltrust.experiment.resampling import RESAMPLED_KINDS
 from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import HistogramColumn, Metric
@@ -63,8 +62,8 @@ from mltrust.spark.unit_frame import (
     mature_column,
     of_units,
     overlap_column,
+    product_columns,
     quantile_caps,
-    squares_column,
     trend_column,
     value_column,
     window_column,
@@ -100,7 +99,7 @@ def _values(metric: Metric) -> Block:
 
 def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
     """Blocks of all units together, which no slice needs."""
-    squares = [metric for metric in experiment.unit_metrics if has_squares(metric)]
+    skewed = [metric for metric in experiment.unit_metrics if has_products(metric)]
     trends = [metric for metric in experiment.unit_metrics if has_trend(metric)]
     return (
         Block(UNITS),
@@ -108,11 +107,11 @@ def _whole_blocks(experiment: Experiment) -> tuple[Block, ...]:
         Block(MISSERVED, where=MISSERVED),
         *(
             Block(
-                squares_block(metric),
-                (value_column(metric, metric.numerator), squares_column(metric)),
-                (metric.numerator, SQUARES),
+                products_block(metric),
+                (*_values(metric).sources, *product_columns(metric).values()),
+                (*metric.columns(), *product_columns(metric)),
             )
-            for metric in squares
+            for metric in skewed
         ),
         *(
             Block(capped_block(metric), where=capped_column(metric))

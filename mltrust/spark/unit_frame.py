@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import reduce
+from itertools import combinations_with_replacement
 from math import inf
 
 from pyspark.sql import Column, DataFrame
@@ -20,9 +21,10 @@ from mltrust.experiment.cells import (
     NO_VARIANT,
     TRIGGERED,
     YES,
-    has_squares,
+    has_products,
     has_trend,
     past_column,
+    product,
 )
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import KINDS, Metric
@@ -47,9 +49,10 @@ def mature_column(metric: Metric) -> str:
     return f"mature|{metric.window_days}"
 
 
-def squares_column(metric: Metric) -> str:
-    """The name of the square of a unit's value."""
-    return f"squares|{value_column(metric, metric.numerator)}"
+def product_columns(metric: Metric) -> dict[str, str]:
+    """The names of the products of a unit's values, by those in a block."""
+    pairs = combinations_with_replacement(metric.columns(), 2)
+    return {product(a, b): f"{value_column(metric, a)} x {value_column(metric, b)}" for a, b in pairs}
 
 
 def trend_column(metric: Metric) -> str:
@@ -186,7 +189,12 @@ def of_units(
         )
         .withColumns(_capped(experiment, caps or {}))
         .withColumns(
-            {squares_column(metric): _squares(metric) for metric in experiment.unit_metrics if has_squares(metric)}
+            {
+                name: column
+                for metric in experiment.unit_metrics
+                if has_products(metric)
+                for name, column in _products(metric).items()
+            }
         )
         .drop(*_sum_names(experiment))
     )
@@ -249,9 +257,10 @@ def quantile_caps(frame: DataFrame, experiment: Experiment) -> dict[str, float]:
     return {} if found is None else {name: cap for name, cap in found.asDict().items() if cap is not None}
 
 
-def _squares(metric: Metric) -> Column:
-    value = F.col(f"`{value_column(metric, metric.numerator)}`")
-    return value * value
+def _products(metric: Metric) -> dict[str, Column]:
+    values = [F.col(f"`{value_column(metric, column)}`") for column in metric.columns()]
+    products = (a * b for a, b in combinations_with_replacement(values, 2))
+    return dict(zip(product_columns(metric).values(), products, strict=True))
 
 
 def _trend_sum(metric: Metric) -> Column:

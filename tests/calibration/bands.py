@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from mltrust.experiment.oddities import THRESHOLD_OF_GUARDRAILS
 from mltrust.stats.skew import THRESHOLD
 from tests.calibration.grid import Calibration, Piece, Size, Tally
 from tests.calibration.laws import HEAVY
@@ -72,7 +73,7 @@ def judge(test: Calibration, piece: Piece, tally: Tally) -> Row:
 def _no_promise(test: Calibration, size: Size, tally: Tally) -> str:
     if tally.undefined == tally.runs:
         return "no test"
-    if size.g > THRESHOLD:
+    if size.g > (THRESHOLD_OF_GUARDRAILS if test.name.startswith("non-inferiority") else THRESHOLD):
         return "flagged: skewed"
     if round(size.units, 6) < test.smallest:
         return f"no promise: {size.units:.3g} units"

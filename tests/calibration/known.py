@@ -6,6 +6,7 @@ from math import sqrt
 import numpy as np
 from scipy import stats
 
+from mltrust.experiment.oddities import THRESHOLD_OF_GUARDRAILS
 from mltrust.states.moments import FloatArray
 from mltrust.stats.means import Arm, non_inferiority
 from mltrust.stats.srm import srm
@@ -50,16 +51,16 @@ def _discrete(row: Row) -> str:
 def _one_sided(row: Row) -> str:
     """The first term of Edgeworth's expansion, which two-sided tests do not have."""
     levels = REGISTRY[row.piece.test].levels
-    up = row.piece.test.endswith("decrease is good")
     terms = [row.size.g * (2 * z * z + 1) * stats.norm.pdf(z) / 6 for z in map(stats.norm.isf, levels)]
     # A fifth more for what follows the first term.
-    expected = [max(0.0, level + (1.2 if up else -1.2) * term) for level, term in zip(levels, terms, strict=True)]
+    expected = [max(0.0, level - 1.2 * term) for level, term in zip(levels, terms, strict=True)]
     if row.size.g == 0 or not _explained(row, *expected):
         return ""
     return (
         "One-sided tests feel the skewness of the smaller arm in first order, where the two tails of a two-sided "
-        "test make up for each other: the rate is off by g·(2z² + 1)·φ(z)/6, a tenth of 5 % at g = 0.05. A guardrail "
-        "that is to keep 5.23 % needs g of at most 0.02."
+        "test make up for each other: the rate is off by g·(2z² + 1)·φ(z)/6, a tenth of 5 % at g = 0.05. That is why "
+        f"the readout flags guardrails from g = {THRESHOLD_OF_GUARDRAILS} on; the chance to beat is no test, and no "
+        "guardrail."
     )
 
 
@@ -107,7 +108,7 @@ def _counts(n: int, rate: float) -> tuple[list[Arm], FloatArray]:
 
 _REASONS: dict[str, tuple[Callable[[Row], str], ...]] = {
     "sample ratio": (_discrete,),
-    "non-inferiority, increase is good": (_one_sided, _enumerated),
-    "non-inferiority, decrease is good": (_one_sided, _enumerated),
+    "non-inferiority, increase is good": (_enumerated,),
+    "non-inferiority, decrease is good": (_enumerated,),
     "chance to beat, flat prior": (_one_sided, _few_units),
 }

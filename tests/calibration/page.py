@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from mltrust.experiment.oddities import THRESHOLD_OF_GUARDRAILS
 from mltrust.stats.skew import THRESHOLD
 from tests.calibration import resampling, ship
 from tests.calibration.bands import MIN_EVENTS, Row, judge
@@ -129,7 +130,8 @@ promise. One in a thousand promised rates is outside of its band by chance alone
 def _promises() -> str:
     return f"""## What is promised
 
-Rows have a promise where the skew criterion g is at most {THRESHOLD} and every arm (or slice that is compared) \
+Rows have a promise where the skew criterion g is at most {THRESHOLD} (of guardrails, which are tests of one side, \
+{THRESHOLD_OF_GUARDRAILS}) and every arm (or slice that is compared) \
 has at least {MIN_EVENTS} units with and {MIN_EVENTS} without the event; tests over slices where slices have the \
 50 units an arm from which they are compared. g is the law's own, of the values that are compared. `flagged: \
 skewed`: g is above; the rate is printed without a promise.

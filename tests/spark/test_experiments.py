@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from mltrust.experiment import fairness
 from mltrust.experiment.assignment import Assignment
-from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, squares_block, trend_block
+from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, products_block, trend_block
 from mltrust.experiment.effects import effects
 from mltrust.experiment.fairness import Fairness
 from mltrust.experiment.spec import Experiment, Sample, Search
@@ -197,7 +197,7 @@ def test_what_the_conf_asks_for_beside_comes_from_the_same_pass(tables: Tables, 
 def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> None:
     states = read(tables)
     metric = METRICS[4]
-    squares = states.whole.block(squares_block(metric), "c")
+    squares = states.whole.block(products_block(metric), "c")
     own = states.overall.moments(metric, "c")
     assert squares.mean[1] == pytest.approx(own.var("c4") * (own.n - 1) / own.n + own.mean[0] ** 2, rel=1e-9)
     ages = np.arange(3) - 1.0

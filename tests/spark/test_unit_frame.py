@@ -15,7 +15,7 @@ from mltrust.spark import exposure, outcome, unit_frame, units
 from mltrust.spark.unit_frame import (
     capped_column,
     mature_column,
-    squares_column,
+    product_columns,
     trend_column,
     value_column,
     window_column,
@@ -81,7 +81,7 @@ def test_a_units_trend_is_its_slope_over_the_days_of_the_window(spark: SparkSess
         (
             each[trend_column(money)],
             each[window_column(money)],
-            each[squares_column(money)],
+            each[product_columns(money)["money x money"]],
         )
         for each in built.frame().collect()
         if each[mature_column(money)]
@@ -107,7 +107,7 @@ def test_a_cap_cuts_off_the_sums_of_single_units_and_says_whose(spark: SparkSess
     assert sum(each[capped_column(fixed)] for each in frame) == 3
     assert max(each[value_column(relative, "money")] for each in frame) == caps["relative"]
     assert sum(each[capped_column(relative)] for each in frame) == 2
-    assert max(each[squares_column(fixed)] for each in frame) == 5.5**2
+    assert max(each[product_columns(fixed)["money x money"]] for each in frame) == 5.5**2
 
 
 def test_a_unit_with_a_failed_request_after_its_exposure_has_failed(spark: SparkSession) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import date
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from mltrust.experiment.cells import (
     FAILED,
     HALF,
     MISSERVED,
-    SQUARES,
     TREND,
     TRIGGERED,
     UNITS,
@@ -24,13 +24,14 @@ from mltrust.experiment.cells import (
     by_value,
     capped_block,
     crossings,
-    has_squares,
+    has_products,
     has_trend,
     mature_block,
     metric_block,
     overall_of,
+    product,
+    products_block,
     slices_of,
-    squares_block,
     trend_block,
 )
 from mltrust.experiment.spec import Experiment
@@ -107,9 +108,11 @@ def _of_metric(metric: Metric, units: Units, mine: np.ndarray) -> dict[str, Mome
     there = ~np.isnan(sample).any(axis=1)
     values = sample[there] > 0 if KINDS[metric.kind].unit_value == "any" else sample[there]
     blocks = {metric_block(metric): Moments.of(metric.columns(), values), mature_block(metric): _counted(mine)}
-    if has_squares(metric):
-        squares = np.column_stack([values, values**2])
-        blocks[squares_block(metric)] = Moments.of((metric.numerator, SQUARES), squares)
+    if has_products(metric):
+        pairs = list(combinations_with_replacement(range(len(metric.columns())), 2))
+        names = [product(metric.columns()[a], metric.columns()[b]) for a, b in pairs]
+        products = np.column_stack([values, *(values[:, a] * values[:, b] for a, b in pairs)])
+        blocks[products_block(metric)] = Moments.of((*metric.columns(), *names), products)
     if has_trend(metric):
         slopes = units.get(f"trend {metric.name}", np.zeros(len(mine)))[mine]
         sums = np.nan_to_num(units[metric.numerator][mine].astype(float))

@@ -192,9 +192,9 @@ def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
         (Piece("sample ratio", "50/50", "", 500), 5_437, 108, "exactly 5.44% at 0.05"),
         (Piece("sample ratio", "50/50", "", 500), 5_800, 108, ""),
         (Piece("non-inferiority, increase is good", "50/50", "bernoulli", 5_000), 4_670, 90, "exactly 4.81% at 0.05"),
-        (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 5_430, 132, "One-sided"),
-        (Piece("non-inferiority, decrease is good", "90/10", "poisson", 5_000), 6_000, 132, ""),
-        (Piece("non-inferiority, increase is good", "90/10", "poisson", 5_000), 5_430, 132, ""),
+        (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 2_190, 40, "One-sided"),
+        (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 1_900, 40, ""),
+        (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 2_900, 40, ""),
         (Piece("Welch", "90/10", "poisson", 5_000), 5_430, 132, ""),
     ],
 )
@@ -203,6 +203,14 @@ def test_a_reason_covers_what_it_predicts_and_no_more(piece: Piece, rejected: in
     assert row.broken
     assert words in reason(row)
     assert bool(reason(row)) == bool(words)
+
+
+def test_a_guardrail_has_its_promise_up_to_the_skewness_from_which_the_readout_flags_it() -> None:
+    name, tally = "non-inferiority, decrease is good", Tally(100_000, 0, 5_430, 132)
+    found = {units: judge(REGISTRY[name], Piece(name, "90/10", "poisson", units), tally) for units in (5_000, 50_000)}
+    assert [round(row.size.g, 3) for row in found.values()] == [0.038, 0.012]
+    assert [row.status for row in found.values()] == ["flagged: skewed", "broken"]
+    assert judge(REGISTRY["Welch"], Piece("Welch", "90/10", "poisson", 5_000), tally).status == "broken"
 
 
 def test_a_piece_gives_the_same_counts_again() -> None:

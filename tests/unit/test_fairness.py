@@ -225,6 +225,16 @@ def test_an_unfair_treatment_does_not_ship_and_the_experiment_is_no_less_valid()
     assert read(control, selection_rate=0.05).recommendation == "keep running"
 
 
+def test_before_the_planned_end_of_a_fixed_horizon_a_gap_is_told_and_stops_nothing() -> None:
+    rng = np.random.default_rng(8)
+    unfair = {"north": {("t", 0): drawn(rng, 600)}, "south": {("t", 0): drawn(rng, 600, tilt=0.3)}}
+    spec = replace(limited(selection_rate=0.05), planned_end=date(2026, 11, 2))
+    early = readout(states(unfair), spec, date(2026, 11, 1))
+    assert early.recommendation == "keep running"
+    assert any(reason.startswith("fairness (purchase_selection_rate)") for reason in early.reasons)
+    assert readout(states(unfair), spec, date(2026, 11, 2)).recommendation == "do not ship"
+
+
 def test_where_the_ratio_of_the_arms_changed_the_control_counts_as_the_treatment_was_exposed() -> None:
     """In both arms selection differs by slice only in the first phase, of which the treatment has little."""
     rng = np.random.default_rng(9)

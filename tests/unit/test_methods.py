@@ -169,6 +169,23 @@ def test_the_past_takes_out_what_cuped_takes_out_of_the_units() -> None:
     found = world.read(pre_days=14)
     for row, expected in ((rows(found, "money")[0], money), (rows(found, "per_visit")[0], per_visit)):
         assert (row.effect, row.std_error) == pytest.approx((expected.effect, expected.std_error), rel=1e-9)
+        assert (row.rel_ci_low, row.rel_ci_high) == pytest.approx((expected.rel_ci_low, expected.rel_ci_high))
+
+
+def test_a_slice_without_a_past_in_an_arm_is_read_without_it() -> None:
+    world = World(effect=0.3)
+    new = (world.device == "tv") & (world.arm == "c")
+    world.none |= new
+    world.before = np.where(new, 0, world.before)
+    found = world.read(pre_days=14)
+    [row] = rows(found, "per_visit", "tv")
+    mine = world.device == "tv"
+    arms = [[world.values[name][mine & (world.arm == arm)] for name in ("revenue", "visits")] for arm in "ct"]
+    control, treated = (money.sum() / visits.sum() for money, visits in arms)
+    # All of the control are units without a past, so that nothing is left to adjust by between the arms.
+    assert row.effect == pytest.approx(treated - control, abs=0.3 * row.std_error)
+    assert row.pvalue == row.pvalue
+    assert rows(found, "per_visit", "ios")[0].variance_reduction > 0.1
 
 
 def test_a_past_that_explains_nothing_is_said_to() -> None:
@@ -220,6 +237,63 @@ def test_at_every_look_the_smallest_p_value_of_all_looks_is_kept() -> None:
     assert fixed.effect < 0
     assert led.pvalue < 1e-6
     assert isnan(led.ci_low)  # no effect is the same at all looks
+    assert isnan(led.rel_ci_low)
+    assert led.verdict is Verdict.INCONCLUSIVE
+    assert led.reason.startswith("shown at an earlier look")
+
+
+def turned(first: float, then: float, weeks: int) -> World:
+    """An effect in the first week, and another one after it."""
+    early, late = World(effect=first, days=7, seed=2), World(effect=then, days=7 * weeks - 7, seed=3)
+    world = World(days=7 * weeks)
+    for name in ("arm", "day", "device", "crossed", "before", "none"):
+        setattr(world, name, np.concatenate([getattr(early, name), getattr(late, name)]))
+    world.day[len(early.day) :] += 7
+    for name in COLUMNS:
+        world.values[name] = np.concatenate([early.values[name], late.values[name]])
+    return world
+
+
+@pytest.mark.parametrize("inference", ["always_valid", "group_sequential"])
+@pytest.mark.parametrize(("first", "then"), [(-1.2, 0.75), (1.2, -0.75)])
+def test_what_an_earlier_look_has_shown_and_the_last_one_contradicts_is_no_verdict(
+    inference: str, first: float, then: float
+) -> None:
+    """Harm that was shown does not ship by a later gain, nor the other way round."""
+    found = turned(first, then, 3).read(inference=inference, horizon=16_000, rules=Rules(whole_weeks=False))
+    led, *_ = rows(found, "money")
+    assert led.pvalue < 0.01
+    assert led.effect * first < 0
+    assert led.verdict is Verdict.INCONCLUSIVE
+    assert led.reason.startswith("shown at an earlier look")
+    assert found.recommendation == "keep running"
+
+
+def test_a_margin_that_was_excluded_and_is_there_now_is_not_excluded() -> None:
+    world = World(effect=0.5, days=21)
+    later = (world.day >= 7) & (world.arm == "t")
+    world.values["latency"] = world.values["latency"] + 20.0 * later
+    found = world.read(inference="always_valid", horizon=8400)
+    row = rows(found, "slow")[0]
+    assert row.non_inferiority_pvalue < 0.01
+    assert row.verdict is not Verdict.PASS
+
+
+def test_looks_that_add_next_to_nothing_are_no_looks() -> None:
+    """A week of few units, after which the traffic comes, and weeks after it has stopped."""
+    world = World(effect=0.5, days=42)
+    few = np.isin(world.day // 7, (0, 4, 5)) & (np.arange(len(world.day)) % 700 > 0)
+    for name in ("arm", "day", "device", "crossed", "before", "none"):
+        setattr(world, name, getattr(world, name)[~few])
+    for name in COLUMNS:
+        world.values[name] = world.values[name][~few]
+    end = START + timedelta(days=56)
+    led, fixed = rows(world.read(end, inference="group_sequential", horizon=20_000), "money")
+    assert (led.method, led.verdict) == ("group-sequential", Verdict.PASS)
+    n_read = led.n_control + led.n_treatment
+    assert 0 < fixed.n_control + fixed.n_treatment - n_read < 20
+    assert led.n_missing == 0
+    assert led.n_immature == fixed.n_control + fixed.n_treatment - n_read
 
 
 def test_the_past_and_every_look_go_together() -> None:

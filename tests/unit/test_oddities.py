@@ -13,6 +13,7 @@ from mltrust.experiment.search import worst_slices
 from mltrust.experiment.spec import Experiment, Search
 from mltrust.metrics import Cap, Metric
 from mltrust.slices import Slice, Slicing
+from mltrust.stats.means import Margin
 from mltrust.verdicts import Verdict
 from tests.unit.drawn import START, Units, arms, experiment, states
 
@@ -63,6 +64,50 @@ def test_skewed_sums_in_unequal_arms_are_named_with_their_third_moment() -> None
     assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
     assert "believe a capped metric instead" in row.reason
     assert checks(read(experiment(MONEY), normal(3)).checks, "skew")[0].verdict is Verdict.PASS
+
+
+UNEVEN = {START: {"c": 9.0, "t": 1.0}}
+
+
+def test_rare_shares_in_unequal_arms_are_skewed_as_bernoulli_values_are() -> None:
+    bought = Metric("bought", "proportion", "revenue", role="goal")
+    variant = np.where(np.arange(4000) % 10 == 0, "t", "c")
+    units = {"variant": variant, "revenue": (np.random.default_rng(3).random(4000) < 0.05).astype(float)}
+    [row] = checks(read(experiment(bought, phases=UNEVEN), units).checks, "skew")
+    g = abs(stats.skew(units["revenue"])) * abs(400**-2 - 3600**-2) / (1 / 400 + 1 / 3600) ** 1.5
+    assert row.value == pytest.approx(g, rel=1e-9)
+    assert (row.verdict, row.decides) == (Verdict.INCONCLUSIVE, False)
+    assert "capped" not in row.reason
+    even = {"variant": arms(2000), "revenue": units["revenue"]}
+    assert checks(read(experiment(bought), even).checks, "skew")[0].verdict is Verdict.PASS
+
+
+def test_the_skewness_of_a_ratio_is_that_of_its_linearisation() -> None:
+    per_visit = Metric("per_visit", "ratio", "revenue", denominator="visits", role="goal")
+    rng = np.random.default_rng(4)
+    variant = np.where(np.arange(4000) % 10 == 0, "t", "c")
+    visits = 1.0 + rng.poisson(2, 4000)
+    units = {"variant": variant, "visits": visits, "revenue": visits * rng.lognormal(0, 1, 4000)}
+    [row] = checks(read(experiment(per_visit, phases=UNEVEN), units).checks, "skew")
+    parts = [
+        (money - money.sum() / of.sum() * of)
+        for money, of in ([units[name][variant == arm] for name in ("revenue", "visits")] for arm in "ct")
+    ]
+    g = abs(stats.skew(np.concatenate(parts))) * abs(400**-2 - 3600**-2) / (1 / 400 + 1 / 3600) ** 1.5
+    assert row.value == pytest.approx(g, rel=1e-9)
+    assert row.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_guardrail_which_is_a_test_of_one_side_is_skewed_sooner() -> None:
+    variant = np.where(np.arange(40_000) % 10 == 0, "t", "c")
+    units = {"variant": variant, "revenue": np.random.default_rng(5).gamma(1, 1, 40_000)}
+    for role, verdict in (("goal", Verdict.PASS), ("guardrail", Verdict.INCONCLUSIVE)):
+        metric = Metric("money", "mean", "revenue", role=role, margin=Margin(relative=0.1))  # type: ignore[arg-type]
+        found = read(experiment(metric, phases=UNEVEN, decision_set=("money",)), units)
+        [row] = checks(found.checks, "skew")
+        assert 0.02 < row.value < 0.05
+        assert row.verdict is verdict
+        assert any("skew (money)" in reason for reason in found.reasons) == (role == "guardrail")
 
 
 def test_a_cap_that_cuts_off_more_of_an_arm_is_named() -> None:
@@ -118,7 +163,7 @@ def test_a_trend_of_what_is_hardly_above_zero_is_not_tested() -> None:
     metric = Metric("money", "mean", "revenue", role="goal", window_days=7)
     units = normal(5)
     [row] = checks(read(experiment(metric), units | {"revenue": units["revenue"] - 10}).checks, "trend")
-    assert (row.verdict, row.reason) == (Verdict.INCONCLUSIVE, "not tested, too few units: money is hardly above 0")
+    assert (row.verdict, row.reason) == (Verdict.INCONCLUSIVE, "not tested, it is hardly above 0: money")
 
 
 def test_untriggered_units_that_differ_and_unequal_triggering_make_an_experiment_invalid() -> None:
@@ -192,6 +237,17 @@ def test_the_worst_crossing_is_found_on_one_half_and_confirmed_on_the_other() ->
 
 
 @pytest.mark.slow
+def test_the_worst_crossing_of_a_share_is_confirmed_by_its_normal_law() -> None:
+    bought = Metric("bought", "proportion", "bought", role="goal")
+    spec = experiment(bought, slices=SEARCHED, search=Search(("device", "region"), depth=2))
+    units, rng = crossed(1, loss=0.0), np.random.default_rng(2)
+    worst = (units["variant"] == "t") & (units["device"] == "tv") & (units["region"] == "eu")
+    units["bought"] = (rng.random(len(worst)) < np.where(worst, 0.1, 0.3)).astype(float)
+    rows = worst_slices(states(spec, units), spec)
+    assert all(row.pvalue == pytest.approx(stats.norm.cdf(row.statistic), rel=1e-12) for row in rows)
+    assert (rows[0].slice_value, rows[0].verdict) == ("tv x eu", Verdict.BREACH)
+
+
 def test_a_search_without_a_loss_confirms_at_its_level() -> None:
     spec = experiment(MONEY, slices=SEARCHED, search=Search(("device", "region"), depth=2))
     n = 150

@@ -25,7 +25,7 @@ from mltrust.experiment.cells import (
 from mltrust.experiment.methods import Compared, at_every_look, fixed
 from mltrust.experiment.plan import Plan
 from mltrust.experiment.planning import Planned, Prospect, plan
-from mltrust.experiment.spec import Experiment
+from mltrust.experiment.spec import Experiment, Sample
 from mltrust.experiment.trial import Arrivals, History, Trial, maturing_weeks, resized, unplannable
 from mltrust.metrics import Metric
 from mltrust.report.figures import detectable
@@ -280,6 +280,26 @@ def test_looking_more_often_takes_more_units(units: Units) -> None:
     assert (once.leads, weekly.leads, daily.leads) == (False, True, False)
     single = rows(found, "money", "group-sequential")[2]
     assert single.mde == pytest.approx(rows(found, "money")[2].mde, rel=1e-9)  # one look spends all
+
+
+@pytest.mark.parametrize("inference", ["group-sequential", "always-valid"])
+def test_a_guardrail_has_alpha_on_its_one_side_however_often_it_is_read(units: Units, inference: str) -> None:
+    found = units.plan(two_weeks(inference=inference.replace("-", "_")))
+    doubled = units.plan(two_weeks(inference=inference.replace("-", "_"), alpha=0.1, horizon=None))
+    row, both = rows(found, "slow", inference)[4], rows(doubled, "money", inference)[4]
+    if inference == "group-sequential":
+        assert row.half_width / row.std_error == pytest.approx(both.half_width / both.std_error, rel=1e-9)
+    plain = rows(found, "money", inference)[4]
+    assert row.half_width / row.std_error < plain.half_width / plain.std_error
+
+
+def test_what_a_plan_knows_nothing_of_is_said(units: Units) -> None:
+    tail = Metric("tail", "quantile", "latencies", role="guardrail", level=0.9, margin=Margin(relative=0.1))
+    quantile = units.plan(two_weeks(metrics=(*two_weeks().metrics, tail)))
+    assert quantile.reasons[-1] == "tail decides and is a quantile, for which nothing is planned"
+    sample = units.plan(two_weeks(sample=Sample(0.1)))
+    assert sample.reasons[-1] == "the readout is to read a sample of 0.1 of the units; this is planned for all"
+    assert not [reason for reason in units.plan(two_weeks()).reasons if "planned for" in reason]
 
 
 def test_five_even_looks_have_the_published_last_bound() -> None:

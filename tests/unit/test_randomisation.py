@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from mltrust.experiment.assignment import Assignment
-from mltrust.experiment.cells import Bucket, ExperimentStates
+from mltrust.experiment.cells import Bucket
 from mltrust.experiment.check import Check
 from mltrust.experiment.randomisation import randomisations
+from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 from mltrust.verdicts import Verdict
 from tests.unit.drawn import arms, experiment, states
@@ -18,9 +19,9 @@ MONEY = Metric("money", "mean", "revenue", role="goal")
 SPEC = experiment(MONEY, assignment=Assignment("e", 4, bucket="b%d"))
 
 
-def found(buckets: dict[str, Bucket]) -> dict[str, Check]:
-    empty = states(SPEC, {"variant": arms(10), "revenue": np.zeros(20)})
-    return {row.metric: row for row in randomisations(replace(empty, buckets=buckets), SPEC)}
+def found(buckets: dict[str, Bucket], spec: Experiment = SPEC) -> dict[str, Check]:
+    empty = states(spec, {"variant": arms(10), "revenue": np.zeros(20)})
+    return {row.metric: row for row in randomisations(replace(empty, buckets=buckets), spec)}
 
 
 def test_an_arm_that_meets_another_experiment_more_often_is_no_mismatch() -> None:
@@ -59,11 +60,39 @@ def test_nobody_says_nothing() -> None:
     assert {row.verdict for row in found({}).values()} == {Verdict.INCONCLUSIVE}
 
 
-def overlap(banner: np.ndarray, variant: np.ndarray) -> Check:
-    spec = experiment(MONEY)
+def test_buckets_that_were_opened_later_have_had_less_time_and_those_never_opened_have_no_units() -> None:
+    ramp = replace(SPEC, assignment=Assignment("e", 8, bucket="b%d", opened=((0, 1), (2, 3))))
+    buckets = {f"b{at}": Bucket(n, n) for at, n in enumerate((510, 490, 105, 95))}
+    early, late = (stats.chisquare(counts).statistic for counts in ((510, 490), (105, 95)))
+    row = found(buckets, ramp)["evenness"]
+    assert (row.verdict, row.df) == (Verdict.PASS, 2)
+    assert row.pvalue == pytest.approx(stats.chi2.sf(early + late, 2))
+    assert found(buckets)["evenness"].verdict is Verdict.BREACH
+    strange = found(buckets | {"b7": Bucket(1, 1)}, ramp)["buckets"]
+    assert strange.reason == "1 of 1,201 units are in no bucket of the declared ones"
+
+
+def test_an_experiment_that_shares_no_unit_is_not_held_against_this_one() -> None:
+    assert overlaps(np.full(200, "(none)"), arms(100)) == []
+    nobody = replace(states(experiment(MONEY), {"variant": arms(1), "revenue": np.zeros(2)}), overlaps={"banner": {}})
+    assert randomisations(nobody, experiment(MONEY)) == []
+
+
+def test_buckets_as_units_are_in_every_experiment_and_meet_none() -> None:
+    buckets = {f"b{at}": "ct"[at % 2] for at in range(100)}
+    spec = experiment(MONEY, unit="bucket_id", buckets=buckets)
+    banner = np.where(np.arange(100) < 50, "control", "treatment")
+    units = {"variant": arms(50), "revenue": np.zeros(100), "banner": np.where(arms(50) == "t", banner, "control")}
+    assert randomisations(states(spec, units, ("banner",)), spec) == []
+
+
+def overlaps(banner: np.ndarray, variant: np.ndarray) -> list[Check]:
     units = {"variant": variant, "revenue": np.zeros(len(variant)), "banner": banner}
-    told: ExperimentStates = states(spec, units, ("banner",))
-    [row] = randomisations(told, spec)
+    return randomisations(states(experiment(MONEY), units, ("banner",)), experiment(MONEY))
+
+
+def overlap(banner: np.ndarray, variant: np.ndarray) -> Check:
+    [row] = overlaps(banner, variant)
     return row
 
 
@@ -89,7 +118,11 @@ def test_one_salt_for_two_experiments_fails() -> None:
         ({"key": "{unit}{unit}"}, "{unit} once"),
         ({"bucket": "b"}, "printf"),
         ({"bucket": "%q"}, "printf"),
+        ({"bucket": "%u"}, "printf"),
         ({"hash": "crc"}, "expected one of md5, sha256"),
+        ({"opened": ((0, 4),)}, "below n_buckets .4."),
+        ({"opened": ((1, 2), (2, 3))}, "rising"),
+        ({"opened": ((2, 1),)}, "rising"),
     ],
 )
 def test_nonsense_is_refused(changes: dict[str, object], words: str) -> None:

@@ -117,6 +117,47 @@ def test_a_prior_draws_the_chance_to_beat_towards_a_half() -> None:
     assert flat.expected_loss > 0
 
 
+@pytest.mark.parametrize("kind", ["mean", "proportion"])
+def test_a_prior_that_is_a_share_of_nothing_says_nothing(kind: str) -> None:
+    """Slices of which no control unit did anything, or which have no control unit, have no chance to beat."""
+    device = np.repeat(["some", "none", "no control"], 400)
+    variant = np.where(device == "no control", "t", arms(600))
+    money = (device == "some") * (np.arange(1200) // 2 % 4 == 0) + (device == "none") * (variant == "t")
+    metric = Metric("money", kind, "revenue", role="goal", prior_sd=Margin(relative=0.05))
+    spec = experiment(metric, slices=Slicing({"device": "features.device"}))
+    found = readout(states(spec, {"variant": variant, "device": device, "revenue": money * 1.0}), spec, START)
+    chances = {row.slice_value: row.chance_to_beat for row in found.effects if row.slice_key}
+    assert chances["some"] == pytest.approx(0.5, abs=0.1)
+    assert np.isnan([chances["none"], chances["no control"]]).all()
+
+
+def test_slices_too_small_for_a_verdict_are_no_members_of_the_family() -> None:
+    rng = np.random.default_rng(8)
+    device = np.concatenate([np.repeat(["a", "b"], 2000), [f"small {at}" for at in range(40) for _ in range(4)]])
+    variant = arms(len(device) // 2)
+    money = rng.normal(10, 3, len(device)) + 0.45 * (variant == "t")
+    spec = experiment(MONEY, slices=Slicing({"device": "features.device"}))
+    found = readout(states(spec, {"variant": variant, "device": device, "revenue": money}), spec, START)
+    slices = {row.slice_value: row for row in found.effects if row.slice_key}
+    assert len(slices) == 42
+    assert {row.n_family for row in slices.values()} == {2}
+    pvalues = [slices[name].pvalue for name in "ab"]
+    expected = stats.false_discovery_control(pvalues)
+    assert [slices[name].qvalue for name in "ab"] == pytest.approx(expected)
+    assert np.isnan(slices["small 1"].qvalue)
+    assert slices["small 1"].reason.startswith("2 units in an arm, at least 50 needed")
+    assert np.isnan(slices["small 1"].against_rest)
+
+
+def test_small_slices_that_were_taken_together_are_counted_beside_the_effect() -> None:
+    rng = np.random.default_rng(9)
+    device = np.concatenate([np.repeat(["a", "b"], 2000), [f"small {at}" for at in range(4) for _ in range(4)]])
+    spec = experiment(MONEY, slices=Slicing({"device": "features.device"}))
+    units = {"variant": arms(len(device) // 2), "device": device, "revenue": rng.normal(10, 3, len(device))}
+    row = effects(spec, units)["post-stratified by device"]
+    assert row.reason.endswith("; 4 slices of few units taken together")
+
+
 def test_arms_that_are_the_same_within_a_margin_are_not_worth_shipping() -> None:
     rng = np.random.default_rng(6)
     variant = arms(5000)
