@@ -36,7 +36,7 @@ class Assignment:
         if self.key.count("{unit}") != 1 or self.key.count("{salt}") > 1:
             raise ValueError(f"key is {self.key!r}, expected {{unit}} once and {{salt}} at most once")
         if not re.fullmatch(r"[^%]*%(0?[1-9])?d[^%]*", self.bucket):
-            raise ValueError(f"bucket is {self.bucket!r}, expected the number in printf's format, as in 'b%02d'")
+            raise ValueError(f"bucket is {self.bucket!r}, expected one %d in printf's format, as in 'b%02d'")
 
         ends = [-1, *(number for pair in self.opened for number in pair)]
         ordered = all(low < high if at % 2 == 0 else low <= high for at, (low, high) in enumerate(pairwise(ends)))

@@ -24,7 +24,7 @@ from mltrust.experiment.shares import Share, Shares, shares
 from mltrust.experiment.spec import Experiment
 from mltrust.stats.independence import Independence, independence, summed
 from mltrust.stats.means import mean_arm
-from mltrust.stats.post_stratification import post_stratified
+from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.stats.srm import SRM, srm
 from mltrust.verdicts import Verdict
 
@@ -47,7 +47,7 @@ def imbalances(states: ExperimentStates, experiment: Experiment) -> list[Check]:
     }
     rows = [row for name, found in families.items() for row in judged(name, "chi-square", found, level=level)]
     bias = judged("pre-exposure bias", "Welch", list(_bias(states, experiment)), level=level)
-    uncrossed = judged("contamination", "chi-square", _ratio_uncrossed(states, experiment), level=level, blocks=False)
+    uncrossed = judged("uncrossed", "chi-square", _ratio_uncrossed(states, experiment), level=level, blocks=False)
     return [_contamination(states, experiment), *uncrossed, *_misserved(states, experiment), *rows, *bias]
 
 
@@ -73,7 +73,8 @@ def _contamination(states: ExperimentStates, experiment: Experiment) -> Check:
 def _ratio_uncrossed(states: ExperimentStates, experiment: Experiment) -> list[Finding]:
     """Whether the units that were seen in one variant only are as allocated, where others were seen in several.
 
-    If not, the variant itself moves units to another one, and the effect without crossed units is of unlike units.
+    If not, one arm loses more of its units to the others (as the smaller one of unequal arms does by itself, where
+    units are assigned anew), and the effect without crossed units compares what is left.
     """
     if not any(states.overall.crossed(arm) for arm in experiment.arms):
         return []
@@ -136,14 +137,11 @@ def _bias(states: ExperimentStates, experiment: Experiment) -> Iterator[Finding]
     for treatment in experiment.treatments:
         phases = experiment.comparable_phases(treatment)
         strata = [(phase,) for phase in phases] if experiment.ratio_changes(treatment) else [tuple(phases)]
-        pairs = [
-            (control, treated)
+        arms = [
+            tuple(states.overall.block(PAST, arm, those) for arm in (experiment.control, treatment))
             for those in strata
-            for control, treated in [
-                [states.overall.block(PAST, arm, those) for arm in (experiment.control, treatment)]
-            ]
-            if control.n and treated.n
         ]
+        pairs = join_small([(control, treated) for control, treated in arms if control.n and treated.n]).pairs
         n = sum(control.n + treated.n for control, treated in pairs)
         for name in pairs[0][0].columns if pairs else ():
             test = post_stratified([(mean_arm(control, name), mean_arm(treated, name)) for control, treated in pairs])
@@ -172,13 +170,14 @@ def _rejects(states: ExperimentStates, experiment: Experiment) -> Finding:
     counts = zip(experiment.arms, lost, units, strict=True)
     words = "rejected records: " + ", ".join(f"{arm} {n:,} beside {of:,} units" for arm, n, of in counts)
     test = SRM(sum(lost), 0, nan, 0, nan if sum(lost) or not all(units) else 1.0)
-    if any(map(experiment.ratio_changes, experiment.treatments)):
+    changed = any(map(experiment.ratio_changes, experiment.treatments))
+    if changed:
         test = test._replace(pvalue=nan)
     elif sum(lost) and all(units):
         test = srm(lost, [float(n) for n in units])
-    return Finding(
-        test.n, test.statistic, float(test.df), test.pvalue, words, f"the arms lost unequal shares; {words}"
-    )
+    alarm = f"the arms lost unequal shares; {words}"
+    found = Finding(test.n, test.statistic, float(test.df), test.pvalue, words, alarm)
+    return found._replace(untested="the ratio of the arms changed") if changed else found
 
 
 def _misserved(states: ExperimentStates, experiment: Experiment) -> Iterator[Check]:

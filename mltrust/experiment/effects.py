@@ -262,19 +262,11 @@ def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Ver
         return Verdict.INCONCLUSIVE, "no test: nothing varies, or too few units"
     better = (compared.effect > 0) == (metric.direction == "increase")
     shown = qvalue <= alpha
-    if shown and reading.compared.sign == 0:
-        return Verdict.INCONCLUSIVE, f"shown at an earlier look (q = {qvalue:.2g}), and not what there is now"
+    contradicted = shown and reading.compared.sign == 0
     if metric.role == "guardrail":
-        excluded, now = reading.compared.non_inferiority, reading.compared.from_margin
-        if excluded <= alpha and now is not None and (now.effect > 0) != (metric.direction == "increase"):
-            return Verdict.INCONCLUSIVE, f"a loss of the margin was excluded (p = {excluded:.2g}), and now is there"
-        if excluded <= alpha:
-            return Verdict.PASS, f"a loss of the margin is excluded (p = {excluded:.2g})"
-        if shown and not better:
-            return Verdict.BREACH, f"worse by {abs(compared.effect):.4g} (q = {qvalue:.2g})"
-        if isnan(excluded):
-            return Verdict.INCONCLUSIVE, "no test of the margin"
-        return Verdict.INCONCLUSIVE, f"a loss of the margin is not excluded (p = {excluded:.2g})"
+        return _of_guardrail(reading, qvalue, alpha, harm=shown and not better and not contradicted)
+    if contradicted:
+        return Verdict.INCONCLUSIVE, f"shown at an earlier look (q = {qvalue:.2g}), and the latest one says otherwise"
     if not shown:
         return Verdict.INCONCLUSIVE, f"no effect shown (q = {qvalue:.2g})"
     word = "better" if better else "worse"
@@ -282,6 +274,23 @@ def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Ver
         Verdict.PASS if better else Verdict.BREACH,
         f"{word} by {abs(compared.effect):.4g} (q = {qvalue:.2g})",
     )
+
+
+def _of_guardrail(reading: Reading, qvalue: float, alpha: float, *, harm: bool) -> tuple[Verdict, str]:
+    """Pass where a loss of the margin is excluded and the last estimate is within it; breach where harm is shown."""
+    excluded, margin = reading.compared.non_inferiority, reading.compared.from_margin
+    loss = margin.effect if margin is not None else nan
+    beyond = not (loss > 0 if reading.metric.direction == "increase" else loss < 0)
+    if excluded <= alpha and not beyond:
+        return Verdict.PASS, f"a loss of the margin is excluded (p = {excluded:.2g})"
+    if harm:
+        return Verdict.BREACH, f"worse by {abs(reading.comparison.effect):.4g} (q = {qvalue:.2g})"
+    if excluded <= alpha:
+        words = f"a loss of the margin was excluded at an earlier look (p = {excluded:.2g})"
+        return Verdict.INCONCLUSIVE, f"{words}, and the latest one is beyond it"
+    if isnan(excluded):
+        return Verdict.INCONCLUSIVE, "no test of the margin"
+    return Verdict.INCONCLUSIVE, f"a loss of the margin is not excluded (p = {excluded:.2g})"
 
 
 def _of_one_value(reading: Reading, alpha: float) -> tuple[Verdict, str]:

@@ -32,7 +32,11 @@ def interactions(states: ExperimentStates, experiment: Experiment) -> list[Check
         _Parts(" x ".join(names), slices, [each.slice.slice_value for each in slices])
         for names, slices in states.sets.items()
     ]
-    overlaps = [_Parts(f"experiment {other}", *_met(by_variant)) for other, by_variant in states.overlaps.items()]
+    overlaps = [
+        _Parts(f"experiment {other}", *met)
+        for other, by_variant in states.overlaps.items()
+        if (met := _met(by_variant))[0]
+    ]
     rows: list[Check] = []
     for check, parts in (("heterogeneity", sets), ("interaction", overlaps)):
         rows += judged(

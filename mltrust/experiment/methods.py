@@ -1,6 +1,7 @@
 """How a treatment is held against its control: as it is, adjusted by the past, or at every look so far."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, isnan, nan
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from mltrust.stats.means import (
     FiellerInterval,
     contrast,
     fieller,
+    mean_arm,
     normal_score,
     one_sided_pvalue,
     welch,
@@ -26,12 +28,17 @@ from mltrust.stats.post_stratification import join_small, post_stratified
 from mltrust.stats.sequential import (
     Look,
     always_valid,
+    always_valid_pvalue,
     best_rho,
     confidence_sequence,
     counts_as_look,
     group_sequential,
     group_sequential_pvalue,
+    one_sided_log_e_value,
 )
+
+#: How many standard errors the mean of a denominator must be from 0.
+_FAR = 3
 
 Pair = tuple[Arm, Arm]
 ToArms = Callable[[Moments, Moments], Pair]
@@ -74,7 +81,7 @@ def adjusted(metric: Metric, experiment: Experiment) -> ToArms:
 
 
 def _by_past(metric: Metric, experiment: Experiment, control: Moments, treatment: Moments) -> Cuped:
-    """CUPED by the metric's own past and the conf's covariates; a ratio of which an arm had no past is none."""
+    """CUPED by the metric's own past and the conf's covariates, without a ratio of which an arm has hardly a past."""
     past = [Quantity(*(past_column(column) for column in metric.columns()))]
     past += [Quantity(past_column(name)) for name in experiment.covariates if name not in metric.columns()]
     known = [each for each in past if all(_is_defined(each, state) for state in (control, treatment))]
@@ -88,7 +95,11 @@ def _by_past(metric: Metric, experiment: Experiment, control: Moments, treatment
 
 
 def _is_defined(quantity: Quantity, state: Moments) -> bool:
-    return quantity.denominator is None or bool(state.mean[state.index(quantity.denominator)])
+    """Whether enough units of an arm had a past for its ratio to be known: a denominator far from 0."""
+    if quantity.denominator is None:
+        return True
+    arm = mean_arm(state, quantity.denominator)
+    return arm.mean**2 > _FAR**2 * arm.mean_variance
 
 
 def fixed(
@@ -102,11 +113,7 @@ def fixed(
     names, alpha = (experiment.control, treatment), experiment.alpha
     phases, df = experiment.comparable_phases(treatment), None
     whole, treated = (states.moments(metric, arm, phases) for arm in names)
-    pairs = [to_arms(whole, treated)]
-    if experiment.unit == "bucket_id":
-        df = max(1.0, whole.n + treated.n - 2)
-        comparison = welch(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha, df=df)
-    elif experiment.ratio_changes(treatment):
+    if experiment.ratio_changes(treatment) and experiment.unit != "bucket_id":
         by_phase = [tuple(states.moments(metric, arm, (at,)) for arm in names) for at in phases]
         pairs = [to_arms(c, t) for c, t in join_small([(c, t) for c, t in by_phase]).pairs]
         comparison = post_stratified(pairs, alpha=alpha)
@@ -115,8 +122,11 @@ def fixed(
         found = _by_past(metric, experiment, whole, treated)
         pairs, comparison = [(found.control, found.treatment)], found.comparison
     else:
+        pairs = [plain(metric)(whole, treated)]
+        df = max(1.0, whole.n + treated.n - 2) if experiment.unit == "bucket_id" else None
         # Shares of weighted units have the variance of their weights, not that of a share.
-        compare = welch if by_past or experiment.sample is not None else KINDS[metric.kind].compare
+        as_means = by_past or experiment.sample is not None or df is not None
+        compare = partial(welch, df=df) if as_means else KINDS[metric.kind].compare
         comparison = compare(control=pairs[0][0], treatment=pairs[0][1], alpha=alpha)
     if by_past:
         comparison = comparison._replace(method="cuped" if len(pairs) == 1 else "cuped, post-stratified")
@@ -249,8 +259,8 @@ def _from_margin(metric: Metric, pairs: Sequence[Pair], df: float | None) -> Com
 def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
     """What holds at all looks so far whenever one stops: the smallest p-value, the intervals' intersection.
 
-    The looks are cumulative and in order of time. The margin is excluded by one side of the same kind of test, on the
-    looks at which the treatment was better than that.
+    The looks are cumulative and in order of time. The margin is excluded by the one-sided test of
+    the same kind.
     """
     alpha, now = experiment.alpha, looks[-1]
     counts = [is_readable(metric, each.comparison) for each in looks]
@@ -261,19 +271,16 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
     )[-1]
     rho = best_rho(alpha=alpha, horizon=horizon)
     half_widths = [always_valid(_look(each.comparison), alpha=alpha, rho=rho).half_width for each in looks]
-    excluded = nan
-    if metric.margin is not None:
-        shifted = [each.from_margin for each in looks if each.from_margin is not None]
-        good = 1 if metric.direction == "increase" else -1
-        told = [read and each.effect * good > 0 for each, read in zip(shifted, counts, strict=True)]
-        of_margin = [_look(each, counts=read) for each, read in zip(shifted, told, strict=True)]
-        smallest = confidence_sequence(of_margin, alpha=alpha, horizon=horizon)[-1].pvalue
-        excluded = _of_one_side(smallest) if any(told) or not any(counts) else 1.0
     relative = [
         _relative(each, half_width) for each, half_width, told in zip(looks, half_widths, counts, strict=True) if told
     ]
     low = max((each.low for each in relative if not isnan(each.low)), default=nan)
     high = min((each.high for each in relative if not isnan(each.high)), default=nan)
+    shown = [
+        _sign(each.comparison.effect)
+        for each, half_width, told in zip(looks, half_widths, counts, strict=True)
+        if told and abs(each.comparison.effect) >= half_width
+    ]
     comparison = _renamed(now, "always-valid", half_widths[-1])._replace(
         pvalue=held.pvalue,
         ci_low=held.ci_low,
@@ -283,22 +290,33 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
     )
     return now._replace(
         comparison=comparison,
-        non_inferiority=excluded,
+        non_inferiority=_excluded_at_a_look(looks, counts, metric, rho),
         half_width=half_widths[-1],
         equivalence=nan,
-        sign=_agreed([1] * (held.ci_low > 0) + [-1] * (held.ci_high < 0), comparison.effect),
+        sign=_agreed(shown, comparison.effect),
     )
 
 
-def _of_one_side(pvalue: float) -> float:
-    """The p-value of a claim about one side, of looks at that side, from that of both; 1 stays 1."""
-    return pvalue / 2 if pvalue < 1 else pvalue
+def _excluded_at_a_look(looks: Sequence[Compared], counts: Sequence[bool], metric: Metric, rho: float) -> float:
+    """The smallest one-sided p-value of looks that count, against a loss of the margin; nan without a margin."""
+    good = 1 if metric.direction == "increase" else -1
+    shifted = [look.from_margin for look in looks if look.from_margin is not None]
+    if not shifted:
+        return nan
+    n = [each.n_control + each.n_treatment for each in shifted]
+    evidence = one_sided_log_e_value([good * each.statistic for each in shifted], n, rho=rho)
+    return float(always_valid_pvalue(np.where(counts, evidence, nan))[-1])
 
 
 def _agreed(shown: Sequence[int], effect: float) -> int:
     """The sign that looks have shown and the last effect has too; 0 where there is no such one."""
-    signs = {*shown, 1 if effect > 0 else -1}
+    signs = {*shown, _sign(effect)}
     return signs.pop() if shown and len(signs) == 1 else 0
+
+
+def _sign(effect: float) -> int:
+    """1, -1, or 0 for an effect that is 0 or nan."""
+    return (effect > 0) - (effect < 0)
 
 
 def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
@@ -320,12 +338,12 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
         comparison=comparison._replace(
             statistic=statistics[-1], pvalue=group_sequential_pvalue(statistics, information)
         ),
-        non_inferiority=_of_one_side(group_sequential_pvalue(of_margin, information)) if of_margin else nan,
+        # Each side has half of what both spend.
+        non_inferiority=group_sequential_pvalue(of_margin, information) / 2 if of_margin else nan,
         half_width=half_width,
         equivalence=nan,
         sign=_agreed(
-            [1 if each.statistic > 0 else -1 for each in tests if abs(each.statistic) >= each.bound],
-            comparison.effect,
+            [_sign(each.statistic) for each in tests if abs(each.statistic) >= each.bound], comparison.effect
         ),
     )
 

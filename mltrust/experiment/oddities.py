@@ -216,12 +216,12 @@ def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Findin
                 statistic=test.statistic,
                 df=test.df,
                 pvalue=test.pvalue if found else nan,
-                words=words if found else metric.name,
+                words=words if found else f"{metric.name} by day",
                 alarm=f"{words}: what was measured is not what stays",
                 metric=metric.name,
                 treatment=treatment,
                 value=change if found else nan,
-                untested="the ratio of the arms changed" if changed else "it is hardly above 0",
+                untested="the ratio of the arms changed" if changed else "hardly above 0, or nothing varies",
             )
 
 

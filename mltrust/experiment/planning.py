@@ -88,10 +88,7 @@ def plan(states: ExperimentStates, experiment: Experiment, trial: Trial) -> Plan
 
 
 def _not_planned(experiment: Experiment) -> Iterator[str]:
-    """What the conf asks for and a plan knows nothing of."""
-    for metric in experiment.quantiles:
-        if experiment.decides(metric):
-            yield f"{metric.name} decides and is a quantile, for which nothing is planned"
+    """What of the conf a plan does not follow."""
     if experiment.sample is not None:
         yield f"the readout is to read a sample of {experiment.sample.rate:.3g} of the units; this is planned for all"
 
@@ -214,7 +211,7 @@ def _always_valid_width(test: _Test) -> float:
     n = test.n_looks[-1]
     if not (n and test.horizon > 0 and test.std_error > 0):
         return nan
-    # As the readout has it: rho of its alpha, whatever the claim.
+    # As the readout has it: rho of alpha on both sides, whatever the claim.
     rho = best_rho(alpha=test.design.experiment.alpha, horizon=test.horizon)
     return always_valid(Look(0.0, test.std_error, n), alpha=_alpha_of_both_sides(test), rho=rho).half_width
 

@@ -33,29 +33,31 @@ def _assignment(states: ExperimentStates, experiment: Experiment, assignment: As
         [states.buckets[name].n if name in states.buckets else 0 for name in names]
         for names in assignment.opened_together()
     ]
-    known = sum(map(sum, together))
-    strange = n - known
-    test = _evenness(together)
-    words = f"{known:,} units in {sum(map(len, together)):,} buckets"
-    uneven = Finding(
+    strange = n - sum(map(sum, together))
+    yield from judged("assignment", "chi-square", [_evenness(together, n)], level=experiment.srm_alpha)
+    if strange:
+        which = "that was opened" if assignment.opened else "of the declared ones"
+        yield _failed("buckets", n, strange, f"{strange:,} of {n:,} units are in no bucket {which}")
+
+
+def _evenness(together: Sequence[Sequence[int]], n: int) -> Finding:
+    """Whether units are spread evenly over the buckets that were opened together; each has had its own time."""
+    tests = [(counts, srm(counts, [1.0] * len(counts))) for counts in together]
+    told = [(counts, test) for counts, test in tests if not isnan(test.pvalue)]
+    test = summed([Independence(of.n, of.statistic, of.df, of.pvalue) for _, of in told])
+    n_told, n_buckets = sum(len(counts) for counts, _ in told), sum(map(len, together))
+    words = f"{test.n:,} units in {n_told:,} buckets"
+    if n_told < n_buckets:
+        words += f" ({n_buckets - n_told:,} have too few units to be tested)"
+    return Finding(
         n=n,
         statistic=test.statistic,
         df=float(test.df),
         pvalue=test.pvalue,
         words=words,
-        alarm=f"units are not spread evenly: {words}",
+        alarm=f"units are not spread evenly: {words}; of a ramp by buckets say which were opened together (opened)",
         metric="evenness",
     )
-    yield from judged("assignment", "chi-square", [uneven], level=experiment.srm_alpha)
-    if strange:
-        yield _failed("buckets", n, strange, f"{strange:,} of {n:,} units are in no bucket of the declared ones")
-
-
-def _evenness(together: Sequence[Sequence[int]]) -> Independence:
-    """Whether units are spread evenly over the buckets that were opened together; each has had its own time."""
-    tests = [srm(counts, [1.0] * len(counts)) for counts in together]
-    told = [test for test in tests if not isnan(test.pvalue)]
-    return summed([Independence(test.n, test.statistic, test.df, test.pvalue) for test in told])
 
 
 def _agreement(states: ExperimentStates, n: int, assignment: Assignment) -> Check:

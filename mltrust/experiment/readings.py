@@ -161,7 +161,7 @@ def _post_stratified(
         plain = fixed(states.overall, experiment, metric, treatment).comparison
         reading = Reading(metric, treatment, states.overall, compared, False, _reduction(compared, plain))
         if n_joined:
-            reading = reading._replace(note=f"{n_joined} slices of few units taken together")
+            reading = reading._replace(note=f"{n_joined} slices taken together for want of units")
         yield _named(reading, f"post-stratified by {' x '.join(names)}")
 
 

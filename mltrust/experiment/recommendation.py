@@ -53,7 +53,7 @@ def _recommend(
     ]
     early, odd = _early(experiment, as_of), _too_good(checked, deciding)
     harm = [each for each in deciding if each.verdict is Verdict.BREACH and (not early or each.qvalue <= EARLY_LEVEL)]
-    limited = [] if early else [each for each in unfair if _fails(each)]
+    limited = [each for each in unfair if _fails(each)] if _is_over(experiment, as_of) else []
     if losses := [_of_effect(each) for each in harm] + [_of_check(each) for each in limited]:
         return "do not ship", Verdict.BREACH, odd + losses
     open_ = [_of_effect(each) for each in deciding if each.verdict is Verdict.INCONCLUSIVE]
@@ -72,12 +72,18 @@ def _recommend(
     return "keep running", Verdict.INCONCLUSIVE, odd + open_ or ["nothing decides"]
 
 
+def _is_over(experiment: Experiment, as_of: date) -> bool:
+    """Whether what is tested once, however effects are, may decide; without a planned end it always may."""
+    end = experiment.planned_end
+    return end is None or as_of >= end or not experiment.rules.planned_end
+
+
 def _early(experiment: Experiment, as_of: date) -> str:
     """Why a test of a fixed horizon is not read yet; '' from its planned end on, and where the rules do not ask."""
-    end = experiment.planned_end
-    if not experiment.rules.planned_end or experiment.inference != "fixed" or end is None or as_of >= end:
+    if experiment.inference != "fixed" or _is_over(experiment, as_of):
         return ""
-    return f"the planned end is {end}: a test of a fixed horizon is read once, then (harm from p <= {EARLY_LEVEL} on)"
+    end = f"the planned end is {experiment.planned_end}"
+    return f"{end}: a test of a fixed horizon is read once, then (harm from p <= {EARLY_LEVEL} on)"
 
 
 def _short_of_a_week(experiment: Experiment, as_of: date) -> str:
@@ -94,7 +100,7 @@ def _no_effect(row: Effect, experiment: Experiment) -> str:
     found, and was not.
     """
     [metric] = [each for each in experiment.metrics if each.name == row.metric]
-    if row.verdict is not Verdict.INCONCLUSIVE:
+    if row.verdict is not Verdict.INCONCLUSIVE or row.qvalue <= row.alpha:
         return ""
     if row.equivalence_pvalue <= row.alpha:
         return f"the same in both arms within its margin (p = {row.equivalence_pvalue:.2g})"
@@ -124,6 +130,7 @@ def _doubts(
 #: Checks that warn of something without making an experiment invalid, in the order in which a ship names them.
 _WARNINGS = (
     "contamination",
+    "uncrossed",
     "capping",
     "simpson",
     "outcome delay",

@@ -67,7 +67,7 @@ def _search(
         for where, states in first.items()
         for comparison in [compared(states, experiment, metric, treatment)]
         if _is_large(comparison, metric, experiment, search)
-        if _n_smaller(compared(_at(second, where), experiment, metric, treatment)) >= search.min_units
+        if _is_large(compared(_at(second, where), experiment, metric, treatment), metric, experiment, search)
     }
     sign = 1 if metric.direction == "increase" else -1
     ascending = sorted(known, key=lambda where: sign * known[where].statistic)

@@ -156,6 +156,8 @@ def states(
     """
     attributes = tuple(sorted(experiment.slices.attributes))
     units, drawn = sampled(exposed_units(exposures, experiment, as_of), experiment)
+    # Buckets are in every experiment alike: they share nothing.
+    others = None if experiment.unit == "bucket_id" else others
     overlaps = [] if others is None else overlapping(others)
     if others is not None and overlaps:
         units = with_overlaps(units, others, overlaps, as_of)

@@ -51,8 +51,10 @@ def mature_column(metric: Metric) -> str:
 
 def product_columns(metric: Metric) -> dict[str, str]:
     """The names of the products of a unit's values, by those in a block."""
-    pairs = combinations_with_replacement(metric.columns(), 2)
-    return {product(a, b): f"{value_column(metric, a)} x {value_column(metric, b)}" for a, b in pairs}
+    return {
+        product(a, b): f"{value_column(metric, a)} x {value_column(metric, b)}"
+        for a, b in combinations_with_replacement(metric.columns(), 2)
+    }
 
 
 def trend_column(metric: Metric) -> str:
@@ -258,9 +260,8 @@ def quantile_caps(frame: DataFrame, experiment: Experiment) -> dict[str, float]:
 
 
 def _products(metric: Metric) -> dict[str, Column]:
-    values = [F.col(f"`{value_column(metric, column)}`") for column in metric.columns()]
-    products = (a * b for a, b in combinations_with_replacement(values, 2))
-    return dict(zip(product_columns(metric).values(), products, strict=True))
+    names, values = product_columns(metric), {a: F.col(f"`{value_column(metric, a)}`") for a in metric.columns()}
+    return {names[product(a, b)]: values[a] * values[b] for a, b in combinations_with_replacement(values, 2)}
 
 
 def _trend_sum(metric: Metric) -> Column:

@@ -235,6 +235,21 @@ def log_e_value(statistic: ArrayLike, n: ArrayLike, *, rho: float) -> FloatArray
     return np.asarray(z * z / 2 * r / (1 + r) - np.log1p(r) / 2)
 
 
+def one_sided_log_e_value(statistic: ArrayLike, n: ArrayLike, *, rho: float) -> FloatArray:
+    """ln of the e-value against an effect of 0 or less; as `log_e_value`, of positive effects only.
+
+    How much likelier z is under effects drawn from |N(0, n·std_error²·rho²)| than under none: the two-sided e-value
+    times 2·Phi(z·sqrt(r / (1 + r))), with r = n·rho².
+
+    References
+    ----------
+    Howard, S. R., Ramdas, A., McAuliffe, J. and Sekhon, J. (2021). Time-uniform, nonparametric, nonasymptotic
+    confidence sequences. Annals of Statistics 49, 1055-1080: the one-sided normal mixture.
+    """
+    z, r = np.asarray(statistic, dtype=np.float64), np.asarray(n, dtype=np.float64) * rho**2
+    return np.asarray(log_e_value(z, n, rho=rho) + log(2) + special.log_ndtr(z * np.sqrt(r / (1 + r))))
+
+
 def always_valid(look: Look, *, alpha: float, rho: float) -> AlwaysValid:
     """The interval and the p-value of one look, whether it counts or not; see `best_rho`.
 

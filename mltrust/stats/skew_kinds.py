@@ -9,6 +9,8 @@ from mltrust.stats.skew import THRESHOLD, Skew
 
 # As in `skew`: values farther from 0, in standard deviations, leave no third moment.
 _LARGEST_OFFSET = 1e6
+# As in `cuped`: a smaller remainder of terms is what their rounding leaves.
+_ROUNDING = 1e-12
 
 
 def skew_of_shares(*, control: Arm, treatment: Arm) -> Skew:
@@ -54,11 +56,14 @@ def _part(state: Moments, y: str, d: str, products: tuple[str, str, str]) -> tup
     if not mean[d] or any(abs(mean[name]) > _LARGEST_OFFSET * spread[name] > 0 for name in (y, d)):
         return nan, nan
     ratio = mean[y] / mean[d]
+    terms = _scatter(state, y, y), -2 * ratio * _scatter(state, y, d), ratio**2 * _scatter(state, d, d)
+    of_squares = sum(terms)
+    if of_squares <= _ROUNDING * sum(map(abs, terms)) or abs(mean[y]) > _LARGEST_OFFSET * sqrt(of_squares / state.n):
+        return 0.0, 0.0
 
     def third(a: str, b: str, c: str, bc: str) -> float:
         return _scatter(state, a, bc) - mean[b] * _scatter(state, a, c) - mean[c] * _scatter(state, a, b)
 
-    of_squares = _scatter(state, y, y) - 2 * ratio * _scatter(state, y, d) + ratio**2 * _scatter(state, d, d)
     of_cubes: Sequence[float] = (
         third(y, y, y, yy),
         -3 * ratio * third(y, y, d, yd),

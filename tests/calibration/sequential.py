@@ -1,5 +1,6 @@
 """Tests that are looked at more than once, and those of the numbers of units."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from mltrust.stats.sequential import (
     counts_as_look,
     log_bayes_factor,
     log_e_value,
+    one_sided_log_e_value,
     spending_bounds,
     srm_concentration,
 )
@@ -41,7 +43,9 @@ def _z(control: Drawn, treatment: Drawn, truth: float = 0.0) -> FloatArray:
     return (treatment.mean - control.mean - truth) / np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
-def _evidence(piece: Piece, control: Drawn, treatment: Drawn, truth: float = 0.0) -> FloatArray:
+def _evidence(
+    piece: Piece, control: Drawn, treatment: Drawn, truth: float = 0.0, of: Callable[..., FloatArray] = log_e_value
+) -> FloatArray:
     n = control.n + treatment.n
     if piece.law == "bernoulli":
         told = _counts(control.n, treatment.n, (control.total + treatment.total) / n)
@@ -51,7 +55,7 @@ def _evidence(piece: Piece, control: Drawn, treatment: Drawn, truth: float = 0.0
             for n_c, n_t in zip(control.n[0].tolist(), treatment.n[0].tolist(), strict=True)
         ]
     rho = best_rho(alpha=LEVELS[0], horizon=piece.units)
-    return np.where(told, log_e_value(_z(control, treatment, truth), n, rho=rho), np.nan)
+    return np.where(told, of(_z(control, treatment, truth), n, rho=rho), np.nan)
 
 
 @calibrated("always-valid", kind="conservative", runs=SEQUENTIAL)
@@ -62,6 +66,13 @@ def run_always_valid(piece: Piece, rng: np.random.Generator, runs: int) -> Tally
     # An interval leaves out the truth where the test of it rejects.
     truths = always_valid_pvalue(_evidence(piece, *planted, PLANTED * mean_of(piece.law)))[:, -1]
     return tally(pvalues, held=(truths[~np.isnan(truths)] > LEVELS[0]).tolist())
+
+
+@calibrated("always-valid, one side", kind="conservative", runs=SEQUENTIAL)
+def run_one_sided(piece: Piece, rng: np.random.Generator, runs: int) -> Tally:
+    """As a guardrail at its margin, looked at on 60 days: the smallest one-sided p-value of looks that count."""
+    found = _evidence(piece, *so_far(piece, rng, runs, LOOKS), of=one_sided_log_e_value)
+    return tally(always_valid_pvalue(found)[:, -1])
 
 
 @calibrated("group sequential", runs=SEQUENTIAL)

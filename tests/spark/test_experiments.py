@@ -14,7 +14,15 @@ from pyspark.sql import functions as F
 
 from mltrust.experiment import fairness
 from mltrust.experiment.assignment import Assignment
-from mltrust.experiment.cells import MISSERVED, UNITS, ExperimentStates, metric_block, products_block, trend_block
+from mltrust.experiment.cells import (
+    MISSERVED,
+    UNITS,
+    ExperimentStates,
+    metric_block,
+    product,
+    products_block,
+    trend_block,
+)
 from mltrust.experiment.effects import effects
 from mltrust.experiment.fairness import Fairness
 from mltrust.experiment.spec import Experiment, Sample, Search
@@ -200,11 +208,23 @@ def test_whole_blocks_hold_squares_and_trends_of_all_units(tables: Tables) -> No
     squares = states.whole.block(products_block(metric), "c")
     own = states.overall.moments(metric, "c")
     assert squares.mean[1] == pytest.approx(own.var("c4") * (own.n - 1) / own.n + own.mean[0] ** 2, rel=1e-9)
+    assert squares.columns == ("c4", "c4 x c4")
     ages = np.arange(3) - 1.0
     daily = tables.days.where("experiment_id = 'e'").join(tables.exposures.where("variant = 'c'"), "unit_id")
     by_day = {row["day"].day: row["y"] for row in daily.groupBy("day").agg(F.sum("c4").alias("y")).collect()}
     expected = sum(age * by_day.get(5 + at, 0.0) for at, age in enumerate(ages)) / 2 / own.n
     assert states.whole.block(trend_block(metric), "c").mean == pytest.approx([expected, own.mean[0]], rel=1e-9)
+
+
+def test_the_products_of_a_ratio_are_those_of_its_units(tables: Tables) -> None:
+    ratio = Metric("ratio", "ratio", "c1", denominator="c2", role="goal", window_days=7)
+    states = read(tables, replace(EXPERIMENT, metrics=(ratio,), slices=Slicing(ATTRIBUTES, (("s0",),))))
+    whole, alone = states.whole.block(products_block(ratio), "t"), states.overall.moments(ratio, "t")
+    assert whole.n == alone.n > 0
+    for a, b in (("c1", "c1"), ("c1", "c2"), ("c2", "c2")):
+        at, to = alone.index(a), alone.index(b)
+        expected = alone.scatter[at, to] / alone.n + alone.mean[at] * alone.mean[to]
+        assert whole.mean[whole.index(product(a, b))] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.slow

@@ -233,6 +233,9 @@ def test_before_the_planned_end_of_a_fixed_horizon_a_gap_is_told_and_stops_nothi
     assert early.recommendation == "keep running"
     assert any(reason.startswith("fairness (purchase_selection_rate)") for reason in early.reasons)
     assert readout(states(unfair), spec, date(2026, 11, 2)).recommendation == "do not ship"
+    # A gap is tested once, whatever the effects are.
+    daily = replace(spec, inference="always_valid", metrics=(replace(spec.metrics[0], window_days=1),))
+    assert readout(states(unfair), daily, date(2026, 11, 1)).recommendation == "keep running"
 
 
 def test_where_the_ratio_of_the_arms_changed_the_control_counts_as_the_treatment_was_exposed() -> None:

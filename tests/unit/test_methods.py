@@ -30,7 +30,8 @@ from mltrust.metrics import KINDS, Metric
 from mltrust.slices import Slicing
 from mltrust.states.moments import Moments
 from mltrust.stats.cuped import Quantity, cuped
-from mltrust.stats.means import Margin
+from mltrust.stats.means import Arm, Margin, welch
+from mltrust.stats.sequential import spending_bounds
 from mltrust.verdicts import Verdict
 
 START = date(2026, 10, 5)
@@ -172,9 +173,11 @@ def test_the_past_takes_out_what_cuped_takes_out_of_the_units() -> None:
         assert (row.rel_ci_low, row.rel_ci_high) == pytest.approx((expected.rel_ci_low, expected.rel_ci_high))
 
 
-def test_a_slice_without_a_past_in_an_arm_is_read_without_it() -> None:
+@pytest.mark.parametrize("n_known", [0, 1])
+def test_a_slice_without_a_past_in_an_arm_is_read_without_it(n_known: int) -> None:
     world = World(effect=0.3)
     new = (world.device == "tv") & (world.arm == "c")
+    new[np.flatnonzero(new)[:n_known]] = False
     world.none |= new
     world.before = np.where(new, 0, world.before)
     found = world.read(pre_days=14)
@@ -269,14 +272,60 @@ def test_what_an_earlier_look_has_shown_and_the_last_one_contradicts_is_no_verdi
     assert found.recommendation == "keep running"
 
 
-def test_a_margin_that_was_excluded_and_is_there_now_is_not_excluded() -> None:
-    world = World(effect=0.5, days=21)
-    later = (world.day >= 7) & (world.arm == "t")
-    world.values["latency"] = world.values["latency"] + 20.0 * later
-    found = world.read(inference="always_valid", horizon=8400)
+@pytest.mark.parametrize("inference", ["always_valid", "group_sequential"])
+@pytest.mark.parametrize(("first", "then", "verdict"), [(1.5, 0.5, Verdict.PASS), (-0.5, -1.5, Verdict.BREACH)])
+def test_an_effect_that_changes_its_size_and_not_its_sign_is_shown(
+    inference: str, first: float, then: float, verdict: Verdict
+) -> None:
+    led, *_ = rows(turned(first, then, 3).read(inference=inference, horizon=8400), "money")
+    assert led.verdict is verdict
+
+
+def test_what_a_contradicted_goal_would_have_found_is_no_reason_to_stop() -> None:
+    worth = replace(MONEY, smallest_effect=Margin(absolute=5.0))
+    found = turned(-1.2, 0.75, 3).read(inference="always_valid", horizon=16_000, metrics=(worth, SLOW))
+    assert rows(found, "money")[0].mde < 5
+    assert found.recommendation == "keep running"
+
+
+def slowed(*by_week: float) -> World:
+    """Latencies of the treatment that are longer by so much in each week; the margin is a tenth, of 100."""
+    world = World(effect=0.5, days=7 * len(by_week))
+    world.values["latency"] = world.values["latency"] + (world.arm == "t") * np.array(by_week)[world.day // 7]
+    return world
+
+
+@pytest.mark.parametrize("inference", ["always_valid", "group_sequential"])
+@pytest.mark.parametrize(
+    ("by_week", "verdict", "words"),
+    [
+        ((-3.0, 1.0, 3.0), Verdict.PASS, "a loss of the margin is excluded"),  # better first, then within the margin
+        ((0.0, 25.0, 25.0), Verdict.BREACH, "worse by"),
+        ((-8.0, 25.0, 25.0), Verdict.INCONCLUSIVE, "a loss of the margin was excluded at an earlier look"),
+    ],
+)
+def test_a_margin_is_excluded_where_the_last_look_is_within_it(
+    inference: str, by_week: Sequence[float], verdict: Verdict, words: str
+) -> None:
+    found = slowed(*by_week).read(inference=inference, horizon=8400)
     row = rows(found, "slow")[0]
-    assert row.non_inferiority_pvalue < 0.01
-    assert row.verdict is not Verdict.PASS
+    assert (row.verdict, row.reason[: len(words)]) == (verdict, words)
+
+
+@pytest.mark.parametrize("loss", [8.8, 9.0, 9.2, 9.4])
+def test_a_planned_look_excludes_a_margin_by_one_side_of_alpha(loss: float) -> None:
+    spec = {"inference": "group_sequential", "horizon": 8400}
+    led, fixed, *_ = rows(slowed(loss, loss).read(START + timedelta(days=21), **spec), "slow")
+    control, treatment = (Arm(n, m, v) for n, m, v in arms_of(slowed(loss, loss)))
+    test = welch(control=Margin(relative=0.1).limit(control, increase_is_good=False), treatment=treatment)
+    bound = spending_bounds([2800 / 8400, 5600 / 8400], alpha=0.1)[-1]
+    assert fixed.n_control + fixed.n_treatment == 5600
+    assert (led.verdict is Verdict.PASS) == (-test.statistic >= bound)
+
+
+def arms_of(world: World) -> list[tuple[int, float, float]]:
+    values = [world.values["latency"][world.arm == arm] for arm in "ct"]
+    return [(len(each), float(each.mean()), float(each.var(ddof=1))) for each in values]
 
 
 def test_looks_that_add_next_to_nothing_are_no_looks() -> None:

@@ -35,7 +35,7 @@ from mltrust.states.moments import Moments
 from mltrust.stats.cuped import Quantity, cuped
 from mltrust.stats.means import Margin
 from mltrust.stats.power import sample_size
-from mltrust.stats.sequential import group_sequential
+from mltrust.stats.sequential import Look, always_valid, best_rho, group_sequential
 from mltrust.verdicts import Verdict
 
 AS_OF, START = date(2026, 10, 5), date(2026, 10, 12)
@@ -282,24 +282,20 @@ def test_looking_more_often_takes_more_units(units: Units) -> None:
     assert single.mde == pytest.approx(rows(found, "money")[2].mde, rel=1e-9)  # one look spends all
 
 
-@pytest.mark.parametrize("inference", ["group-sequential", "always-valid"])
-def test_a_guardrail_has_alpha_on_its_one_side_however_often_it_is_read(units: Units, inference: str) -> None:
-    found = units.plan(two_weeks(inference=inference.replace("-", "_")))
-    doubled = units.plan(two_weeks(inference=inference.replace("-", "_"), alpha=0.1, horizon=None))
-    row, both = rows(found, "slow", inference)[4], rows(doubled, "money", inference)[4]
-    if inference == "group-sequential":
-        assert row.half_width / row.std_error == pytest.approx(both.half_width / both.std_error, rel=1e-9)
-    plain = rows(found, "money", inference)[4]
-    assert row.half_width / row.std_error < plain.half_width / plain.std_error
+def test_a_guardrail_has_alpha_on_its_one_side_however_often_it_is_read(units: Units) -> None:
+    weekly = rows(units.plan(two_weeks(inference="group_sequential")), "slow", "group-sequential")[4]
+    doubled = rows(units.plan(two_weeks(inference="group_sequential", alpha=0.1)), "money", "group-sequential")[4]
+    assert weekly.half_width / weekly.std_error == pytest.approx(doubled.half_width / doubled.std_error, rel=1e-9)
+    daily = rows(units.plan(two_weeks(inference="always_valid")), "slow", "always-valid")[4]
+    look = Look(0.0, daily.std_error, daily.n_control + daily.n_treatment)
+    both = always_valid(look, alpha=0.1, rho=best_rho(alpha=0.05, horizon=daily.n_units)).half_width
+    assert daily.half_width == pytest.approx(both, rel=1e-9)
 
 
-def test_what_a_plan_knows_nothing_of_is_said(units: Units) -> None:
-    tail = Metric("tail", "quantile", "latencies", role="guardrail", level=0.9, margin=Margin(relative=0.1))
-    quantile = units.plan(two_weeks(metrics=(*two_weeks().metrics, tail)))
-    assert quantile.reasons[-1] == "tail decides and is a quantile, for which nothing is planned"
-    sample = units.plan(two_weeks(sample=Sample(0.1)))
-    assert sample.reasons[-1] == "the readout is to read a sample of 0.1 of the units; this is planned for all"
-    assert not [reason for reason in units.plan(two_weeks()).reasons if "planned for" in reason]
+def test_that_a_sample_is_planned_as_if_all_were_read_is_said(units: Units) -> None:
+    plain, sample = (units.plan(two_weeks(sample=each)) for each in (None, Sample(0.1)))
+    said = "the readout is to read a sample of 0.1 of the units; this is planned for all"
+    assert sample.reasons == (*plain.reasons, said)
 
 
 def test_five_even_looks_have_the_published_last_bound() -> None:

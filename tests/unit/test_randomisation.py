@@ -69,7 +69,10 @@ def test_buckets_that_were_opened_later_have_had_less_time_and_those_never_opene
     assert row.pvalue == pytest.approx(stats.chi2.sf(early + late, 2))
     assert found(buckets)["evenness"].verdict is Verdict.BREACH
     strange = found(buckets | {"b7": Bucket(1, 1)}, ramp)["buckets"]
-    assert strange.reason == "1 of 1,201 units are in no bucket of the declared ones"
+    assert strange.reason == "1 of 1,201 units are in no bucket that was opened"
+    thin = found({f"b{at}": Bucket(n, n) for at, n in enumerate((510, 490, 4, 2))}, ramp)["evenness"]
+    assert thin.reason == "1,000 units in 2 buckets (2 have too few units to be tested)"
+    assert thin.pvalue == pytest.approx(stats.chisquare((510, 490)).pvalue)
 
 
 def test_an_experiment_that_shares_no_unit_is_not_held_against_this_one() -> None:

@@ -155,7 +155,7 @@ def test_small_slices_that_were_taken_together_are_counted_beside_the_effect() -
     spec = experiment(MONEY, slices=Slicing({"device": "features.device"}))
     units = {"variant": arms(len(device) // 2), "device": device, "revenue": rng.normal(10, 3, len(device))}
     row = effects(spec, units)["post-stratified by device"]
-    assert row.reason.endswith("; 4 slices of few units taken together")
+    assert row.reason.endswith("; 4 slices taken together for want of units")
 
 
 def test_arms_that_are_the_same_within_a_margin_are_not_worth_shipping() -> None:

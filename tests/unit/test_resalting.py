@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mltrust.experiment.cells import ExperimentStates, Resalted, SliceStates
+from mltrust.experiment.cells import ExperimentStates, Resalted, SliceStates, product
 from mltrust.experiment.check import Check
-from mltrust.experiment.resalting import product, resaltings
+from mltrust.experiment.resalting import resaltings
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
 from mltrust.states.moments import FloatArray

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
 from mltrust.states.moments import FloatArray
 from mltrust.stats.means import normal_score
@@ -25,6 +25,7 @@ from mltrust.stats.sequential import (
     group_sequential_pvalue,
     log_bayes_factor,
     log_e_value,
+    one_sided_log_e_value,
     sequential_srm,
     spending_bounds,
     srm_concentration,
@@ -634,3 +635,27 @@ def test_five_looks_reject_at_their_level(spending: Spending, information: tuple
     score = (np.random.default_rng(7).standard_normal((RUNS, 5)) * np.sqrt(steps)).cumsum(axis=1)
     bounds = np.array(spending_bounds(information, alpha=0.05, spending=spending))
     assert_share((np.abs(score / np.sqrt(information)) >= bounds).any(axis=1).tolist(), 0.05)
+
+
+@pytest.mark.parametrize("z", [-3.0, 0.0, 1.0, 4.0])
+@pytest.mark.parametrize("n", [100, 40_000])
+def test_the_one_sided_e_value_is_the_mixture_of_likelihoods_of_positive_effects(z: float, n: int) -> None:
+    rho = best_rho(alpha=0.05, horizon=5000)
+
+    def ratio(effect: float) -> float:
+        """Of effects in standard errors of one unit."""
+        at = effect * sqrt(n)
+        return float(np.exp(at * z - at * at / 2) * 2 * stats.norm.pdf(effect, scale=rho))
+
+    expected, _ = integrate.quad(ratio, 0, 12 * rho, points=[max(0.0, z / sqrt(n))], limit=200)
+    found = float(one_sided_log_e_value(z, n, rho=rho))
+    assert found == pytest.approx(np.log(expected), abs=1e-7)
+
+
+@pytest.mark.slow
+def test_a_one_sided_claim_looked_at_daily_is_wrong_as_rarely_as_promised() -> None:
+    rng, n = np.random.default_rng(12), np.arange(1, 61) * 100
+    z = rng.normal(0, 1, (20_000, 60)).cumsum(axis=1) / np.sqrt(np.arange(1, 61))
+    evidence = one_sided_log_e_value(z, n, rho=best_rho(alpha=0.05, horizon=6000))
+    wrong = int((always_valid_pvalue(evidence)[:, -1] <= 0.05).sum())
+    assert 0 < wrong <= stats.binom.ppf(0.999, 20_000, 0.05)

@@ -1,12 +1,13 @@
-from math import exp, isnan, sqrt
+from math import exp, isnan, nan, sqrt
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from mltrust.states.moments import FloatArray, Moments, merge
-from mltrust.stats.means import mean_arm, welch
+from mltrust.stats.means import Arm, mean_arm, welch
 from mltrust.stats.skew import THRESHOLD, Skew, skew, skewness
+from mltrust.stats.skew_kinds import skew_of_ratios, skew_of_shares
 
 COLUMNS = ("y", "squares")
 
@@ -129,3 +130,46 @@ def test_arms_that_do_not_vary_are_inconclusive(n_control: int, n_treatment: int
 
 def test_no_states_have_no_skewness() -> None:
     assert isnan(of())
+
+
+def ratios(control: FloatArray, treatment: FloatArray) -> Skew:
+    """Of arrays (n, 2) of numerators and denominators."""
+    columns = ("y", "d", "yy", "yd", "dd")
+    arms = [Moments.of(columns, np.column_stack([y, d, y * y, y * d, d * d])) for y, d in (control.T, treatment.T)]
+    return skew_of_ratios(
+        control=arms[0], treatment=arms[1], numerator="y", denominator="d", products=("yy", "yd", "dd")
+    )
+
+
+def test_the_skewness_of_a_ratio_is_that_of_what_units_add_to_it() -> None:
+    rng = np.random.default_rng(9)
+    arms = [np.column_stack([d * rng.gamma(2, 1, n), d]) for n in (900, 100) for d in [1.0 + rng.poisson(3, n)]]
+    parts = [y - y.sum() / d.sum() * d for y, d in (arm.T for arm in arms)]
+    found = ratios(arms[0], arms[1])
+    assert found.skewness == pytest.approx(stats.skew(np.concatenate(parts)), rel=1e-9)
+    assert found.value == pytest.approx(found.skewness * abs(100**-2 - 900**-2) / (1 / 100 + 1 / 900) ** 1.5)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(np.column_stack([np.arange(50) / 3, np.arange(50) / 7]), id="in proportion"),
+        pytest.param(np.column_stack([np.arange(50.0), np.zeros(50)]), id="no denominator"),
+        pytest.param(np.column_stack([1e9 + np.arange(50.0), np.full(50, 1.0)]), id="far from 0"),
+        pytest.param(np.empty((0, 2)), id="nobody"),
+    ],
+)
+def test_a_ratio_that_leaves_no_third_moment_is_inconclusive(arm: FloatArray) -> None:
+    found = ratios(arm, arm[:20])
+    assert (isnan(found.value), found.kind) == (True, "inconclusive")
+
+
+def test_the_skewness_of_shares_is_that_of_bernoulli_values_and_none_of_one_value() -> None:
+    control, treatment = np.arange(900) < 40, np.arange(100) < 6
+    arms = [Arm(len(each), float(each.mean()), nan) for each in (control, treatment)]
+    found = skew_of_shares(control=arms[0], treatment=arms[1])
+    assert found.skewness == pytest.approx(stats.bernoulli.stats(0.046, moments="s"))
+    assert found.kind == "skewed"
+    for share in (0.0, 1.0):
+        same = skew_of_shares(control=Arm(900, share, nan), treatment=Arm(100, share, nan))
+        assert (isnan(same.value), same.kind) == (True, "inconclusive")
