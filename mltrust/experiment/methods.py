@@ -259,8 +259,7 @@ def _from_margin(metric: Metric, pairs: Sequence[Pair], df: float | None) -> Com
 def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experiment, horizon: float) -> Compared:
     """What holds at all looks so far whenever one stops: the smallest p-value, the intervals' intersection.
 
-    The looks are cumulative and in order of time. The margin is excluded by the one-sided test of
-    the same kind.
+    The looks are cumulative and in order of time. The margin is excluded by the one-sided test of the same kind.
     """
     alpha, now = experiment.alpha, looks[-1]
     counts = [is_readable(metric, each.comparison) for each in looks]

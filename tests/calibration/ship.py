@@ -34,7 +34,8 @@ START = date(2026, 10, 5)
 DEVICES, DEVICE_SHARES, DEVICE_RATES = ("ios", "android", "tv"), (0.5, 0.3, 0.2), np.array([0.09, 0.10, 0.125])
 MARGIN = 0.05
 
-BOUGHT = Metric("bought", "proportion", "purchases", role="goal", window_days=1)
+# With a prior its posterior is normal, where beta ones would take most of the time; it decides nothing.
+BOUGHT = Metric("bought", "proportion", "purchases", role="goal", window_days=1, prior_sd=Margin(relative=0.5))
 SLOW = Metric(
     "latency", "ratio", "latency_ms", denominator="n_requests", role="guardrail", direction="decrease",
     margin=Margin(relative=MARGIN), window_days=1,
