@@ -1,7 +1,7 @@
 """Replicates and quantiles of clustered rows."""
 
 from collections.abc import Callable
-from math import exp, sqrt
+from math import exp, log, sqrt
 
 import numpy as np
 from scipy import special
@@ -18,7 +18,7 @@ from tests.calibration.laws import seeded, with_rows
 from tests.calibration.means import held, ratio_size
 
 COLUMNS = ("y", "d")
-N_REPLICATES, N_BUCKETS, LEVEL = 200, 64, 0.9
+N_REPLICATES, N_BUCKETS, N_CELLS, LEVEL = 200, 64, 400, 0.9
 #: Data sets on which the standard error is held against the one in closed form.
 N_DATA_SETS = 20
 
@@ -61,7 +61,7 @@ def run_bootstrap(piece: Piece, rng: np.random.Generator, runs: int) -> Tally:
     return _run(piece, rng, runs, _replicates, bootstrap)
 
 
-@calibrated("jackknife", runs=(20_000, 2_000), size=ratio_size)
+@calibrated("jackknife", size=ratio_size)
 def run_jackknife(piece: Piece, rng: np.random.Generator, runs: int) -> Tally:
     """The jackknife over 64 buckets of the mean of clustered rows."""
     return _run(piece, rng, runs, _without_buckets, jackknife)
@@ -88,12 +88,18 @@ def _quantile(rng: np.random.Generator, law: str, n: int) -> Quantile:
     codes = np.repeat(np.arange(n), rows)
     logs = sqrt(0.5) * (rng.standard_normal(n)[codes] + rng.standard_normal(len(codes)))
     # A cell in 400 of equal ratio, as a histogram of latencies would have it; of equal width where values can be 0.
+    # In logs both are of equal width, and a division finds the cell of a row several times as fast as a search.
     by_ratio = law == "lognormal"
-    column = HistogramColumn("", exp(-6), exp(6), 400) if by_ratio else HistogramColumn("", -7, 9, 400, "linear")
-    values, edges = np.exp(logs) if law == "lognormal" else 1 + logs, column.edges()
-    cells = np.searchsorted(edges, values) - 1
-    found = of_cells(np.bincount(cells, minlength=len(edges) - 1), edges, LEVEL)
-    below = rows - np.bincount(codes[values > found.threshold], minlength=n)
+    low, high = (-6.0, 6.0) if by_ratio else (-8.0, 8.0)
+    column = (
+        HistogramColumn("", exp(low), exp(high), N_CELLS)
+        if by_ratio
+        else HistogramColumn("", 1 + low, 1 + high, N_CELLS, "linear")
+    )
+    cells = np.clip((logs - low) * (N_CELLS / (high - low)) + 1, 0, N_CELLS + 1).astype(np.intp)
+    found = of_cells(np.bincount(cells, minlength=N_CELLS + 2), column.edges(), LEVEL)
+    threshold = log(found.threshold) if by_ratio else found.threshold - 1
+    below = rows - np.bincount(codes[logs > threshold], minlength=n)
     state = Moments.of(("below", "rows"), np.column_stack([below, rows]))
     return clustered_quantile(found, state, below="below", rows="rows")
 
