@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from tests.calibration.jobs import ROOT, TOPICS, Job, all_jobs, do, done
-from tests.calibration.page import broken, collected, page
+from tests.calibration.jobs import ROOT, TOPICS, Job, again, all_jobs, do, done
+from tests.calibration.page import broken, collected, page, unexplained
 
 PAGE = ROOT / "docs" / "calibration.md"
 BROKEN = 4
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topics = given.only or TOPICS
         waiting = [job for topic in topics for job in jobs if job.topic == topic and not done(job)]
         _do_all(waiting, given.processes)
+        missed = [again(row.piece, given.scale) for row in unexplained(collected(given.scale))]
+        _do_all([job for job in missed if not done(job)], given.processes)
     results = collected(given.scale)
     if given.scale == 1:
         PAGE.write_text(page(results))

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".calibration"
 #: Units in one draw: more of them leave the cache of the processor, fewer cost calls.
 _CHUNK = 500_000
+_AGAIN = 4
 #: What can be asked for by `--only`; importing the modules of tests has filled the registry.
 TOPICS = (*REGISTRY, "std_error", "skew flag", "ship")
 
@@ -47,9 +48,9 @@ class Job(NamedTuple):
         return sha256(self.name.encode()).hexdigest()[:16]
 
 
-def simulate(piece: Piece, runs: int) -> Tally:
-    """The tally of a piece; the same numbers for the same number of runs."""
-    rng, run, total = seeded(piece.name), REGISTRY[piece.test].run, Tally(0)
+def simulate(piece: Piece, runs: int, name: str = "") -> Tally:
+    """The tally of a piece; the same numbers for the same number of runs, and others by another name."""
+    rng, run, total = seeded(name or piece.name), REGISTRY[piece.test].run, Tally(0)
     size = max(1, min(10_000, _CHUNK // piece.units))
     for first in range(0, runs, size):
         total = total.plus(run(piece, rng, min(size, runs - first)))
@@ -68,8 +69,15 @@ def _of_pieces(scale: float) -> Iterator[Job]:
             yield Job(piece.name, test.name, runs, code(test.run.__module__), partial(_tallied, piece, runs))
 
 
-def _tallied(piece: Piece, runs: int) -> Numbers:
-    return simulate(piece, runs)._asdict()
+def again(piece: Piece, scale: float) -> Job:
+    """A piece with other chance and four times the runs: whether what missed its band misses it again."""
+    test = REGISTRY[piece.test]
+    name, runs = f"{piece.name}, again", _AGAIN * test.n_runs(piece.units, scale)
+    return Job(name, test.name, runs, code(test.run.__module__), partial(_tallied, piece, runs, name))
+
+
+def _tallied(piece: Piece, runs: int, name: str = "") -> Numbers:
+    return simulate(piece, runs, name)._asdict()
 
 
 def _of_errors() -> Iterator[Job]:

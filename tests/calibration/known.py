@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import sqrt
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from mltrust.experiment.oddities import THRESHOLD_OF_GUARDRAILS
 from mltrust.states.moments import FloatArray
@@ -12,8 +12,9 @@ from mltrust.stats.means import Arm, non_inferiority
 from mltrust.stats.srm import srm
 from tests.calibration.bands import Row
 from tests.calibration.grid import LEVELS, PLANTED, REGISTRY, SPLITS
-from tests.calibration.laws import EVENTS
+from tests.calibration.laws import EVENTS, skew_of, with_rows
 from tests.calibration.means import MARGIN
+from tests.calibration.slices import FACTORS, SHARES
 
 _CHANCE = 0.999
 
@@ -64,6 +65,50 @@ def _one_sided(row: Row) -> str:
     )
 
 
+def _small_ratio(row: Row) -> str:
+    """The bias of the delta method's variance in the smaller arm, from the moments of what a unit adds to the ratio.
+
+    The ratio is estimated from the same units: of sum(e²), e = y - R·d, 2E[e²d]/(d̄·E[e²]) - 1 - Var(d)/d̄² parts are
+    lost, where the variance makes up for one.
+    """
+    population = with_rows(row.piece.law)
+    y, d = population.column("y"), population.column("d")
+    e = y - y.mean() / d.mean() * d
+    lost = 2 * (e * e * d).mean() / ((e * e).mean() * d.mean()) - 1 - d.var() / d.mean() ** 2
+    n = min(row.piece.arms)
+    bias = (lost - 1) / (n - 1)
+    expected = [float(2 * stats.norm.sf(stats.norm.isf(level / 2) * sqrt(1 - bias))) for level in LEVELS]
+    if not _explained(row, *expected):
+        return ""
+    return (
+        f"With {n} units in the smaller arm the delta method's variance of a ratio is {bias:.1%} too small, as the "
+        f"ratio is estimated from the same units: {expected[0]:.2%} are expected at 0.05. The bias falls with 1/n."
+    )
+
+
+def _opposed(row: Row) -> str:
+    """The first term of Edgeworth's expansion of a sum of squares of one side, over the slices without an effect."""
+    n_c, n_t = row.piece.arms
+    others = list(zip(SHARES[1:], FACTORS[1:], strict=True))
+    g = np.array([skew_of(row.piece.law, n_c * share, n_t * share, factor) for share, factor in others])
+    z = np.random.default_rng(1).standard_normal((1_000_000, len(g)))
+    below = np.where(z < 0, z * z, 0).sum(axis=1)
+    weight = np.prod(1 + g / 6 * (3 * z - 2 * z**3), axis=1)
+    counts = np.arange(1, len(g) + 1)
+
+    def pvalue(size: float) -> float:
+        return float(stats.binom.pmf(counts, len(g), 0.5) @ stats.chi2.sf(size, counts))
+
+    limits = [optimize.brentq(lambda size, at=level: pvalue(size) - at, 0, 100) for level in LEVELS]
+    expected = [float(weight[below >= limit].sum() / len(z)) for limit in limits]
+    if not _explained(row, *expected):
+        return ""
+    return (
+        "Gail and Simon's test asks on which side of 0 effects lie, and feels skewness in first order as one-sided "
+        f"tests do: {expected[0]:.2%} are expected at 0.05 and {expected[1]:.3%} at 0.001. It warns, at 0.01."
+    )
+
+
 def _few_units(row: Row) -> str:
     """What the t law of the smaller arm leaves beyond the limits of the normal one."""
     levels = REGISTRY[row.piece.test].levels
@@ -111,4 +156,7 @@ _REASONS: dict[str, tuple[Callable[[Row], str], ...]] = {
     "non-inferiority, increase is good": (_enumerated,),
     "non-inferiority, decrease is good": (_enumerated,),
     "chance to beat, flat prior": (_one_sided, _few_units),
+    "ratio": (_small_ratio,),
+    "CUPED of a ratio": (_small_ratio,),
+    "qualitative interaction": (_opposed,),
 }

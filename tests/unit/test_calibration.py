@@ -12,9 +12,9 @@ from mltrust.stats.post_stratification import post_stratified
 from mltrust.stats.srm import srm
 from tests.calibration.bands import coverage_band, judge, rate_band
 from tests.calibration.grid import REGISTRY, Calibration, Piece, Tally
-from tests.calibration.jobs import all_jobs, simulate
+from tests.calibration.jobs import again, all_jobs, simulate
 from tests.calibration.known import reason
-from tests.calibration.page import Results, broken, page
+from tests.calibration.page import Results, broken, page, unexplained
 from tests.calibration.ship import INFERENCES, SCENARIOS, Scenario, simulate_ship
 
 RUNS = 20_000
@@ -195,6 +195,16 @@ def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
         (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 2_190, 40, "One-sided"),
         (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 1_900, 40, ""),
         (Piece("chance to beat, flat prior", "90/10", "poisson", 5_000), 2_900, 40, ""),
+        (
+            Piece("ratio", "90/10", "normal", 500),
+            5_300,
+            129,
+            "variance of a ratio is 1.1% too small",
+        ),
+        (Piece("ratio", "90/10", "normal", 500), 5_600, 129, ""),
+        (Piece("ratio", "90/10", "normal", 5_000), 5_300, 129, ""),
+        (Piece("qualitative interaction", "90/10", "poisson", 50_000), 5_670, 138, "5.49% are expected"),
+        (Piece("qualitative interaction", "90/10", "poisson", 50_000), 6_000, 138, ""),
         (Piece("Welch", "90/10", "poisson", 5_000), 5_430, 132, ""),
     ],
 )
@@ -213,5 +223,21 @@ def test_a_guardrail_has_its_promise_up_to_the_skewness_from_which_the_readout_f
     assert judge(REGISTRY["Welch"], Piece("Welch", "90/10", "poisson", 5_000), tally).status == "broken"
 
 
-def test_a_piece_gives_the_same_counts_again() -> None:
+def test_what_misses_its_band_by_chance_alone_is_told_by_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = [each for each in all_jobs(1.0) if each.name == EVEN.name]
+    results = Results([job], {job.name: counted(5_240)._asdict()})
+    assert [row.piece for row in unexplained(results)] == [EVEN]
+    repeated = again(EVEN, 1.0)
+    assert (repeated.runs, repeated.name) == (400_000, f"{EVEN.name}, again")
+    for rejected, told in ((20_400, "By chance"), (22_000, "**Not explained**")):
+        tally = Tally(400_000, 0, rejected, 400)
+        monkeypatch.setattr("tests.calibration.page.result", lambda job, tally=tally: tally._asdict())
+        assert bool(broken(results)) == (rejected == 22_000)
+        text = page(results)
+        assert told in text
+        assert f"5.24% (rate at 0.05); {rejected / 4000:.2f}% of 400,000 other runs" in text
+
+
+def test_a_piece_gives_the_same_counts_again_and_others_by_another_name() -> None:
     assert simulate(EVEN, 300) == simulate(EVEN, 300)
+    assert simulate(EVEN, 300) != simulate(EVEN, 300, "another")
