@@ -14,6 +14,7 @@ from tests.calibration.bands import Row
 from tests.calibration.grid import LEVELS, PLANTED, REGISTRY, SPLITS
 from tests.calibration.laws import EVENTS, skew_of, with_rows
 from tests.calibration.means import MARGIN
+from tests.calibration.resampling import N_BUCKETS
 from tests.calibration.slices import FACTORS, SHARES
 
 _CHANCE = 0.999
@@ -83,6 +84,21 @@ def _small_ratio(row: Row) -> str:
     return (
         f"With {n} units in the smaller arm the delta method's variance of a ratio is {bias:.1%} too small, as the "
         f"ratio is estimated from the same units: {expected[0]:.2%} are expected at 0.05. The bias falls with 1/n."
+    )
+
+
+def _few_in_buckets(row: Row) -> str:
+    """The t law of as many buckets as have a unit of the smaller arm, where the test takes that of all buckets."""
+    n = min(row.piece.arms)
+    occupied = N_BUCKETS * (1 - (1 - 1 / N_BUCKETS) ** n)
+    limits = stats.t.isf(np.array(LEVELS) / 2, N_BUCKETS - 1)
+    expected = (2 * stats.t.sf(limits, occupied - 1)).tolist()
+    if not _explained(row, *expected):
+        return ""
+    return (
+        f"{n} units of the smaller arm are in some {occupied:.0f} of {N_BUCKETS} buckets, and their error is known "
+        f"no better than by so many: {expected[0]:.2%} are expected at 0.05 and {expected[1]:.3%} at 0.001. The "
+        "jackknife is a witness beside the test, and decides nothing."
     )
 
 
@@ -156,6 +172,7 @@ _REASONS: dict[str, tuple[Callable[[Row], str], ...]] = {
     "non-inferiority, increase is good": (_enumerated,),
     "non-inferiority, decrease is good": (_enumerated,),
     "chance to beat, flat prior": (_one_sided, _few_units),
+    "jackknife": (_few_in_buckets,),
     "ratio": (_small_ratio,),
     "CUPED of a ratio": (_small_ratio,),
     "qualitative interaction": (_opposed,),

@@ -203,6 +203,8 @@ def test_a_broken_promise_is_on_the_page_and_fails_the_script() -> None:
         ),
         (Piece("ratio", "90/10", "normal", 500), 5_600, 129, ""),
         (Piece("ratio", "90/10", "normal", 5_000), 5_300, 129, ""),
+        (Piece("jackknife", "90/10", "normal", 500), 5_330, 160, "in some 35 of 64 buckets"),
+        (Piece("jackknife", "90/10", "normal", 5_000), 5_330, 160, ""),
         (Piece("qualitative interaction", "90/10", "poisson", 50_000), 5_670, 138, "5.49% are expected"),
         (Piece("qualitative interaction", "90/10", "poisson", 50_000), 6_000, 138, ""),
         (Piece("Welch", "90/10", "poisson", 5_000), 5_430, 132, ""),
