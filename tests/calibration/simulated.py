@@ -154,7 +154,8 @@ def _clean(spark: SparkSession, demo: Simulation, confs: Sequence[Conf], seeds: 
     n = dict.fromkeys(claims, 0)
     recommended: dict[str, int] = {}
     for seed in seeds:
-        clean = replace(demo, seed=seed, experiments=dict.fromkeys(demo.experiments, Plant()))
+        nothing = dict.fromkeys(demo.experiments, Plant())
+        clean = replace(demo, seed=seed, experiments=nothing, outages={}, drifts={})
         for name, found in readouts(spark, clean, confs[:1]):
             recommended[found.recommendation] = recommended.get(found.recommendation, 0) + 1
             for row in found.checks:
