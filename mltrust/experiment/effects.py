@@ -264,7 +264,9 @@ def _judge(reading: Reading, qvalue: float, experiment: Experiment) -> tuple[Ver
     shown = qvalue <= alpha
     contradicted = shown and reading.compared.sign == 0
     if metric.role == "guardrail":
-        return _of_guardrail(reading, qvalue, alpha, harm=shown and not better and not contradicted)
+        # Harm that the last look shows by itself is none to wait for, whatever was before.
+        harm = shown and not better and (reading.compared.shown_now or not contradicted)
+        return _of_guardrail(reading, qvalue, alpha, harm=harm)
     if contradicted:
         return Verdict.INCONCLUSIVE, f"shown at an earlier look (q = {qvalue:.2g}), and the latest one says otherwise"
     if not shown:

@@ -51,6 +51,7 @@ class Compared(NamedTuple):
     the interval, `non_inferiority` the one-sided p-value that a loss of the margin is excluded, `equivalence` that of
     the two one-sided tests that the arms are the same but for the metric's equivalence margin. `sign` is that of the
     effect that a test at several looks has shown, 0 where the last look says the opposite; None for a test at one.
+    `shown_now`: whether the last of several looks shows its effect by itself.
     """
 
     comparison: Comparison
@@ -60,6 +61,7 @@ class Compared(NamedTuple):
     half_width: float
     equivalence: float = nan
     sign: int | None = None
+    shown_now: bool = False
 
 
 def plain(metric: Metric) -> ToArms:
@@ -293,6 +295,7 @@ def at_every_look(looks: Sequence[Compared], metric: Metric, experiment: Experim
         half_width=half_widths[-1],
         equivalence=nan,
         sign=_agreed(shown, comparison.effect),
+        shown_now=counts[-1] and abs(comparison.effect) >= half_widths[-1],
     )
 
 
@@ -333,17 +336,19 @@ def at_planned_looks(looks: Sequence[Compared], metric: Metric, experiment: Expe
     # Looks on the bad side of the margin exclude nothing.
     shifted = [each.from_margin for each in looks if each.from_margin is not None]
     of_margin = [max(0.0, good * normal_score(each.statistic, each.df)) for each in shifted]
+    excluded = group_sequential_pvalue(of_margin, information) if of_margin else nan
     return now._replace(
         comparison=comparison._replace(
             statistic=statistics[-1], pvalue=group_sequential_pvalue(statistics, information)
         ),
-        # Each side has half of what both spend.
-        non_inferiority=group_sequential_pvalue(of_margin, information) / 2 if of_margin else nan,
+        # Each side has half of what both spend; above a half p is not known, and said to be 1.
+        non_inferiority=excluded / 2 if excluded < 1 else excluded,
         half_width=half_width,
         equivalence=nan,
         sign=_agreed(
             [_sign(each.statistic) for each in tests if abs(each.statistic) >= each.bound], comparison.effect
         ),
+        shown_now=abs(tests[-1].statistic) >= bound,
     )
 
 

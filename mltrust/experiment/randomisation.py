@@ -42,10 +42,10 @@ def _assignment(states: ExperimentStates, experiment: Experiment, assignment: As
 
 def _evenness(together: Sequence[Sequence[int]], n: int) -> Finding:
     """Whether units are spread evenly over the buckets that were opened together; each has had its own time."""
-    tests = [(counts, srm(counts, [1.0] * len(counts))) for counts in together]
+    tests = [(counts, srm(counts, [1.0] * len(counts))) for counts in together if len(counts) > 1]
     told = [(counts, test) for counts, test in tests if not isnan(test.pvalue)]
     test = summed([Independence(of.n, of.statistic, of.df, of.pvalue) for _, of in told])
-    n_told, n_buckets = sum(len(counts) for counts, _ in told), sum(map(len, together))
+    n_told, n_buckets = sum(len(counts) for counts, _ in told), sum(len(counts) for counts, _ in tests)
     words = f"{test.n:,} units in {n_told:,} buckets"
     if n_told < n_buckets:
         words += f" ({n_buckets - n_told:,} have too few units to be tested)"

@@ -58,8 +58,10 @@ def _part(state: Moments, y: str, d: str, products: tuple[str, str, str]) -> tup
     ratio = mean[y] / mean[d]
     terms = _scatter(state, y, y), -2 * ratio * _scatter(state, y, d), ratio**2 * _scatter(state, d, d)
     of_squares = sum(terms)
-    if of_squares <= _ROUNDING * sum(map(abs, terms)) or abs(mean[y]) > _LARGEST_OFFSET * sqrt(of_squares / state.n):
+    if of_squares <= _ROUNDING * sum(map(abs, terms)):
         return 0.0, 0.0
+    if abs(mean[y]) > _LARGEST_OFFSET * sqrt(of_squares / state.n):
+        return nan, nan
 
     def third(a: str, b: str, c: str, bc: str) -> float:
         return _scatter(state, a, bc) - mean[b] * _scatter(state, a, c) - mean[c] * _scatter(state, a, b)

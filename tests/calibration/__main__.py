@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topics = given.only or TOPICS
         waiting = [job for topic in topics for job in jobs if job.topic == topic and not done(job)]
         _do_all(waiting, given.processes)
-        missed = [again(row.piece, given.scale) for row in unexplained(collected(given.scale))]
-        _do_all([job for job in missed if not done(job)], given.processes)
+        missed = [row for row in unexplained(collected(given.scale)) if row.piece.test in topics]
+        repeated = [again(row.piece, row.tally.runs) for row in missed]
+        _do_all([job for job in repeated if not done(job)], given.processes)
     results = collected(given.scale)
     if given.scale == 1:
         PAGE.write_text(page(results))

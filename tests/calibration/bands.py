@@ -20,6 +20,8 @@ _SMALLEST_HEAVY = {0.05: 0.045, 0.001: 0.0004, 0.025: 0.0225, 0.0005: 0.0002}
 _COVERAGE = 0.95
 _COVERED = {"exact": (0.945, 0.955), "conservative": (0.945, 1.0), "quantile": (0.925, 0.96)}
 _MOST_COVERED_HEAVY = 0.96
+#: Tests of one side, as guardrails are read.
+_GUARDRAILS = ("non-inferiority", "always-valid, increase", "always-valid, decrease")
 #: Events and non-events that every arm needs for a promise.
 MIN_EVENTS = 25
 #: More runs than this share without a p-value, and it is the test that is missing.
@@ -73,7 +75,7 @@ def judge(test: Calibration, piece: Piece, tally: Tally) -> Row:
 def _no_promise(test: Calibration, size: Size, tally: Tally) -> str:
     if tally.undefined == tally.runs:
         return "no test"
-    if size.g > (THRESHOLD_OF_GUARDRAILS if test.name.startswith("non-inferiority") else THRESHOLD):
+    if size.g > (THRESHOLD_OF_GUARDRAILS if test.name.startswith(_GUARDRAILS) else THRESHOLD):
         return "flagged: skewed"
     if round(size.units, 6) < test.smallest:
         return f"no promise: {size.units:.3g} units"

@@ -69,11 +69,11 @@ def _of_pieces(scale: float) -> Iterator[Job]:
             yield Job(piece.name, test.name, runs, code(test.run.__module__), partial(_tallied, piece, runs))
 
 
-def again(piece: Piece, scale: float) -> Job:
+def again(piece: Piece, runs: int) -> Job:
     """A piece with other chance and four times the runs: whether what missed its band misses it again."""
-    test = REGISTRY[piece.test]
-    name, runs = f"{piece.name}, again", _AGAIN * test.n_runs(piece.units, scale)
-    return Job(name, test.name, runs, code(test.run.__module__), partial(_tallied, piece, runs, name))
+    test, name = REGISTRY[piece.test], f"{piece.name}, again"
+    work = partial(_tallied, piece, _AGAIN * runs, name)
+    return Job(name, test.name, _AGAIN * runs, code(test.run.__module__), work)
 
 
 def _tallied(piece: Piece, runs: int, name: str = "") -> Numbers:

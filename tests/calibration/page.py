@@ -19,12 +19,11 @@ _CHANCE = 0.999
 
 
 class Results(NamedTuple):
-    """What there is of all parts, which of them have all their runs, and what of them was run again."""
+    """What there is of all parts, and which of them have all their runs."""
 
     jobs: Sequence[Job]
     numbers: Mapping[str, Numbers]
     complete: Collection[str] = ()
-    scale: float = 1.0
 
     def of(self, topic: str) -> list[tuple[Job, Numbers]]:
         return [(job, self.numbers[job.name]) for job in self.jobs if job.topic == topic and job.name in self.numbers]
@@ -34,7 +33,7 @@ def collected(scale: float) -> Results:
     """The results that are kept; of a part that does not have the runs of this scale, with those that it has."""
     jobs = all_jobs(scale)
     found = {job.name: numbers for job in jobs if (numbers := result(job)) is not None}
-    return Results(jobs, found, {job.name for job in jobs if done(job)}, scale)
+    return Results(jobs, found, {job.name for job in jobs if done(job)})
 
 
 def rows_of(results: Results) -> list[Row]:
@@ -55,9 +54,9 @@ def unexplained(results: Results) -> list[Row]:
     return [row for row in rows_of(results) if row.broken and not reason(row)]
 
 
-def second(row: Row, scale: float) -> Row | None:
+def second(row: Row) -> Row | None:
     """The row of the same piece run again; None where it was not."""
-    numbers = result(again(row.piece, scale))
+    numbers = result(again(row.piece, row.tally.runs))
     if numbers is None:
         return None
     return judge(REGISTRY[row.piece.test], row.piece, Tally(**{name: int(n) for name, n in numbers.items()}))
@@ -68,7 +67,7 @@ def broken(results: Results) -> list[str]:
     rows = [
         f"{row.piece.name}: {', '.join(row.broken)}"
         for row in unexplained(results)
-        if (repeated := second(row, results.scale)) is None or repeated.broken
+        if (repeated := second(row)) is None or repeated.broken
     ]
     errors = [
         f"{job.name}: {method} {ratio:.3f}"
@@ -112,7 +111,7 @@ def page(results: Results) -> str:
     parts = [
         _introduction(results, rows),
         _promises(),
-        _not_kept(rows, results.scale),
+        _not_kept(rows),
         _of_ship(results),
         _of_errors(results),
         _of_flags(results),
@@ -168,13 +167,13 @@ lognormal (sd 1 of the logarithm), spenders (5 % of units have such a lognormal 
 rows or covariates are drawn from 65,536 units that the law made once."""
 
 
-def _not_kept(rows: Sequence[Row], scale: float) -> str:
+def _not_kept(rows: Sequence[Row]) -> str:
     found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.broken:
-            repeated = None if reason(row) else second(row, scale)
-            chance = repeated is not None and not repeated.broken
-            found[reason(row) or (_CHANCE_ALONE if chance else "**Not explained**")].append(_missed(row, repeated))
+            repeated = None if reason(row) else second(row)
+            within = repeated is not None and not repeated.broken
+            found[reason(row) or (_WITHIN if within else "**Not explained**")].append(_missed(row, repeated))
     if not found:
         return ""
     parts = ["## What does not keep its promise"]
@@ -183,9 +182,9 @@ def _not_kept(rows: Sequence[Row], scale: float) -> str:
     return "\n\n".join(parts)
 
 
-_CHANCE_ALONE = (
-    "By chance: what misses and is not explained is run again with another seed, four times as often, and these are "
-    "within their bands then. One promised rate in a thousand misses so."
+_WITHIN = (
+    "Within the band when run again: what misses and is not explained is run four times as often with another seed. "
+    "A rate that is a little off its level is near the edge of its band, and now and then beyond it."
 )
 
 

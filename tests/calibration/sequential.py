@@ -1,7 +1,7 @@
 """Tests that are looked at more than once, and those of the numbers of units."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -68,11 +68,22 @@ def run_always_valid(piece: Piece, rng: np.random.Generator, runs: int) -> Tally
     return tally(pvalues, held=(truths[~np.isnan(truths)] > LEVELS[0]).tolist())
 
 
-@calibrated("always-valid, one side", kind="conservative", runs=SEQUENTIAL)
-def run_one_sided(piece: Piece, rng: np.random.Generator, runs: int) -> Tally:
-    """As a guardrail at its margin, looked at on 60 days: the smallest one-sided p-value of looks that count."""
-    found = _evidence(piece, *so_far(piece, rng, runs, LOOKS), of=one_sided_log_e_value)
-    return tally(always_valid_pvalue(found)[:, -1])
+def _of_one_side(sign: int) -> Callable[[Piece, np.random.Generator, int], Tally]:
+    def run(piece: Piece, rng: np.random.Generator, runs: int) -> Tally:
+        found = _evidence(piece, *so_far(piece, rng, runs, LOOKS), of=partial(_one_sided, sign=sign))
+        return tally(always_valid_pvalue(found)[:, -1])
+
+    which = "larger" if sign > 0 else "smaller"
+    run.__doc__ = f"One-sided, as a guardrail is read on 60 days: calling a mean {which} that is the same."
+    return run
+
+
+def _one_sided(statistic: FloatArray, n: FloatArray, *, rho: float, sign: int) -> FloatArray:
+    return one_sided_log_e_value(sign * statistic, n, rho=rho)
+
+
+calibrated("always-valid, increase", kind="conservative", runs=SEQUENTIAL)(_of_one_side(1))
+calibrated("always-valid, decrease", kind="conservative", runs=SEQUENTIAL)(_of_one_side(-1))
 
 
 @calibrated("group sequential", runs=SEQUENTIAL)
