@@ -37,7 +37,7 @@ from mltrust.stats.sequential import (
     one_sided_log_e_value,
 )
 
-#: How many standard errors the mean of a denominator must be from 0.
+#: How many standard errors a mean must be from 0 to be divided by.
 _FAR = 3
 
 Pair = tuple[Arm, Arm]
@@ -100,7 +100,11 @@ def _is_defined(quantity: Quantity, state: Moments) -> bool:
     """Whether enough units of an arm had a past for its ratio to be known: a denominator far from 0."""
     if quantity.denominator is None:
         return True
-    arm = mean_arm(state, quantity.denominator)
+    return is_far_from_zero(mean_arm(state, quantity.denominator))
+
+
+def is_far_from_zero(arm: Arm) -> bool:
+    """Whether a mean is known well enough to be divided by."""
     return arm.mean**2 > _FAR**2 * arm.mean_variance
 
 

@@ -19,11 +19,10 @@ from mltrust.experiment.cells import (
 )
 from mltrust.experiment.check import Check, Finding, judged
 from mltrust.experiment.effects import Effect
-from mltrust.experiment.methods import compared
+from mltrust.experiment.methods import compared, is_far_from_zero
 from mltrust.experiment.shares import shares
 from mltrust.experiment.spec import Experiment
 from mltrust.metrics import Metric
-from mltrust.states.moments import Moments
 from mltrust.stats.means import mean_arm, welch
 from mltrust.stats.ratios import ratio_arm
 from mltrust.stats.skew import THRESHOLD, Skew, skew
@@ -35,8 +34,6 @@ _TOO_LARGE, _TOO_CERTAIN = 0.3, 1e-12
 _TREND_LEVEL = 0.01
 #: Of guardrails: a test of one side is off by a tenth of its level where g is `THRESHOLD` (docs/calibration.md).
 THRESHOLD_OF_GUARDRAILS = 0.02
-#: How many standard errors a mean must be from 0 to be divided by.
-_FAR = 3
 
 
 def oddities(
@@ -208,7 +205,7 @@ def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Findin
                 treatment=ratio_arm(treated, TREND, WINDOW),
             )
             changed = experiment.ratio_changes(treatment)
-            found = _far_from_zero(control) and _far_from_zero(treated) and not changed
+            found = all(is_far_from_zero(mean_arm(arm, WINDOW)) for arm in (control, treated)) and not changed
             change = (metric.window_days or 0) * test.effect
             words = f"the relative effect changes by {change:+.2%} a day since exposure"
             yield Finding(
@@ -223,11 +220,6 @@ def _trends(states: ExperimentStates, experiment: Experiment) -> Iterator[Findin
                 value=change if found else nan,
                 untested="the ratio of the arms changed" if changed else "hardly above 0, or nothing varies",
             )
-
-
-def _far_from_zero(state: Moments) -> bool:
-    arm = mean_arm(state, WINDOW)
-    return arm.mean**2 > _FAR**2 * arm.mean_variance
 
 
 def _untriggered(states: ExperimentStates, experiment: Experiment) -> list[Check]:

@@ -229,14 +229,7 @@ def test_at_every_look_the_interval_is_wider_and_the_fixed_test_stands_beside_it
 
 
 def test_at_every_look_the_smallest_p_value_of_all_looks_is_kept() -> None:
-    early, late = World(effect=1.5, days=7, seed=2), World(effect=-1.5, days=14, seed=3)
-    world = World(days=21)
-    for name in ("arm", "day", "device", "crossed", "before", "none"):
-        setattr(world, name, np.concatenate([getattr(early, name), getattr(late, name)]))
-    world.day[len(early.day) :] += 7
-    for name in COLUMNS:
-        world.values[name] = np.concatenate([early.values[name], late.values[name]])
-    led, fixed = rows(world.read(inference="always_valid", horizon=8000), "money")
+    led, fixed = rows(turned(1.5, -1.5, 3).read(inference="always_valid", horizon=8000), "money")
     assert fixed.effect < 0
     assert led.pvalue < 1e-6
     assert isnan(led.ci_low)  # no effect is the same at all looks
